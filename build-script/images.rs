@@ -1,0 +1,142 @@
+//! Compiles every kernel file for every architecture, in parallel, and writes the index that `src/cuda.rs` includes.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{env, fs, thread};
+
+use crate::nvrtc::Nvrtc;
+
+/// Machine code: A100, RTX 30, RTX 40, H100 and H200, B200, RTX 50 and RTX PRO.
+const CUBINS: [u32; 6] = [80, 86, 89, 90, 100, 120];
+
+/// The floor as PTX, which the driver compiles for any other device.
+const PTX: u32 = 80;
+
+/// One kernel file, compiled for one architecture.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Image {
+    /// The file's name without `.cu`.
+    pub kernel: String,
+    /// `Arch::Sm(90)` or `Arch::Compute(80)`, as `src/cuda.rs` spells it.
+    pub arch: String,
+    /// Where the image was written.
+    pub path: PathBuf,
+}
+
+/// Compiles `folder/*.cu` into `out`.
+pub fn compile(nvrtc: &Nvrtc, folder: &Path, out: &Path) -> Result<Vec<Image>, String> {
+    let mut sources = files(folder)?;
+    sources.retain(|path| path.extension().is_some_and(|extension| extension == "cu"));
+    let (cubins, missing) = cubins(&nvrtc.supported()?);
+    if !missing.is_empty() {
+        println!(
+            "cargo::warning=NVRTC {} does not know the compute capabilities {missing:?}: such devices run the PTX, \
+             which their driver compiles at first use",
+            nvrtc.version(),
+        );
+    }
+    let options = options(folder, &nvrtc.includes);
+    let inputs = fingerprint(folder, &(nvrtc.version(), &options))?;
+    let targets: Vec<_> =
+        cubins.into_iter().map(|number| ("Sm", "sm", number)).chain([("Compute", "compute", PTX)]).collect();
+    let jobs: Vec<_> = sources.iter().flat_map(|source| targets.iter().map(move |target| (source, *target))).collect();
+
+    let run = |(source, (variant, prefix, number)): (&PathBuf, (&str, &str, u32))| -> Result<(Image, String), String> {
+        let kernel = source.file_stem().and_then(|stem| stem.to_str()).ok_or("a kernel's name must be text")?;
+        let text = fs::read_to_string(source).map_err(|error| format!("{}: {error}", source.display()))?;
+        let arch = format!("{prefix}_{number}");
+        let image = Image {
+            kernel: kernel.to_owned(),
+            arch: format!("Arch::{variant}({number})"),
+            path: out.join(format!("{kernel}.{arch}.{inputs:016x}")),
+        };
+        if image.path.exists() {
+            return Ok((image, String::new()));
+        }
+        let (bytes, log) = nvrtc.compile(&source.display().to_string(), &text, &arch, &options)?;
+        // Under its name only once it is whole: an interrupted build leaves no half of an image behind.
+        let part = image.path.with_extension("part");
+        write(&part, &bytes)?;
+        fs::rename(&part, &image.path).map_err(|error| format!("{}: {error}", part.display()))?;
+        Ok((image, log))
+    };
+    let results: Vec<_> = in_parallel(&jobs, run).into_iter().collect::<Result<_, _>>()?;
+
+    // The same warnings come once for each architecture.
+    let (images, logs): (Vec<_>, BTreeSet<_>) = results.into_iter().unzip();
+    let lines = logs.iter().flat_map(|log| log.lines()).filter(|line| !line.trim().is_empty());
+    lines.for_each(|line| println!("cargo::warning={line}"));
+    Ok(images)
+}
+
+/// Writes `images.rs`: the table of the images' bytes, empty in a CPU-only build.
+pub fn write_index(out: &Path, images: &[Image]) -> Result<(), String> {
+    let mut text = String::from("static IMAGES: &[Image] = &[\n");
+    for Image { kernel, arch, path } in images {
+        writeln!(text, "    Image {{ file: {kernel:?}, arch: {arch}, bytes: &Aligned(*include_bytes!({path:?})).0 }},")
+            .map_err(|error| error.to_string())?;
+    }
+    text.push_str("];\n");
+    write(&out.join("images.rs"), text.as_bytes())
+}
+
+/// The files in a folder, by name.
+fn files(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let entries = fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()).collect();
+    files.sort();
+    Ok(files)
+}
+
+/// The compute capabilities to compile for, and those that this NVRTC does not know.
+fn cubins(supported: &[u32]) -> (Vec<u32>, Vec<u32>) {
+    CUBINS.into_iter().partition(|number| supported.contains(number))
+}
+
+fn options(folder: &Path, includes: &[PathBuf]) -> Vec<String> {
+    // No contraction: the CPU rounds after each operation, and both must give the same bits.
+    let fixed = ["--fmad=false", "--generate-line-info", "--std=c++17", "--device-as-default-execution-space"];
+    let folders = [folder].into_iter().chain(includes.iter().map(PathBuf::as_path));
+    let includes = folders.map(|folder| format!("--include-path={}", folder.display()));
+    fixed.into_iter().map(str::to_owned).chain(includes).collect()
+}
+
+/// A number that changes with any file in the folder and with the compiler, so that an edit of C++ leaves images be.
+fn fingerprint(folder: &Path, compiler: &impl Hash) -> Result<u64, String> {
+    let mut hasher = DefaultHasher::new();
+    compiler.hash(&mut hasher);
+    for path in files(folder)? {
+        path.hash(&mut hasher);
+        fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?.hash(&mut hasher);
+    }
+    Ok(hasher.finish())
+}
+
+/// Runs every job on as many threads as cargo grants, and returns the results in the jobs' order.
+fn in_parallel<J: Copy + Sync, R: Send>(jobs: &[J], run: impl Fn(J) -> R + Sync) -> Vec<R> {
+    let granted = env::var("NUM_JOBS").ok().and_then(|number| number.parse().ok()).unwrap_or(1);
+    let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    thread::scope(|scope| {
+        for _ in 0..jobs.len().min(granted) {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(job) = jobs.get(index) else { break };
+                    let result = run(*job);
+                    done.lock().expect("no thread panics with the lock").push((index, result));
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().expect("no thread panics with the lock");
+    done.sort_by_key(|(index, _)| *index);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
+    fs::write(path, bytes).map_err(|error| format!("{}: {error}", path.display()))
+}

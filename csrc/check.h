@@ -1,0 +1,96 @@
+// Checks that real, Meta and symbolic tensors share: sizes are symbolic, texts are the same everywhere.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/SymInt.h>
+#include <c10/util/Exception.h>
+
+#include <optional>
+#include <sstream>
+#include <string>
+
+namespace robocache {
+
+// The name as Python spells it.
+inline std::string dtype_name(at::ScalarType type) {
+  switch (type) {
+    case at::kDouble: return "float64";
+    case at::kFloat: return "float32";
+    case at::kHalf: return "float16";
+    case at::kBFloat16: return "bfloat16";
+    case at::kLong: return "int64";
+    case at::kInt: return "int32";
+    case at::kShort: return "int16";
+    case at::kChar: return "int8";
+    case at::kUInt64: return "uint64";
+    case at::kUInt32: return "uint32";
+    case at::kUInt16: return "uint16";
+    case at::kByte: return "uint8";
+    case at::kBool: return "bool";
+    case at::kComplexHalf: return "complex32";
+    case at::kComplexFloat: return "complex64";
+    case at::kComplexDouble: return "complex128";
+    default: {
+      std::string name = c10::toString(type);
+      for (char& letter : name) letter = static_cast<char>(std::tolower(static_cast<unsigned char>(letter)));
+      return name;
+    }
+  }
+}
+
+inline std::string shape_text(c10::SymIntArrayRef sizes) {
+  std::ostringstream text;
+  text << '[';
+  for (size_t axis = 0; axis < sizes.size(); ++axis) text << (axis == 0 ? "" : ", ") << sizes[axis];
+  text << ']';
+  return text.str();
+}
+
+// True where two sizes are equal; an unknown symbolic size is taken to be, and checked when it is known.
+inline bool same(const c10::SymInt& a, const c10::SymInt& b) {
+  return a.sym_eq(b).expect_true(__FILE__, __LINE__);
+}
+
+inline bool has_shape(const at::Tensor& tensor, c10::SymIntArrayRef expected) {
+  if (tensor.dim() != static_cast<int64_t>(expected.size())) return false;
+  for (size_t axis = 0; axis < expected.size(); ++axis)
+    if (!same(tensor.sym_size(static_cast<int64_t>(axis)), expected[axis])) return false;
+  return true;
+}
+
+// resample: source_times must have shape [2, 5], got [2, 4]
+inline void check_shape(
+    const char* op,
+    const char* argument,
+    const at::Tensor& tensor,
+    c10::SymIntArrayRef expected) {
+  TORCH_CHECK_VALUE(
+      has_shape(tensor, expected), op, ": ", argument, " must have shape ", shape_text(expected), ", got ",
+      shape_text(tensor.sym_sizes()));
+}
+
+// resample: target_times must be on cpu (as values), got cuda:0
+inline void check_device(
+    const char* op,
+    const char* argument,
+    const at::Tensor& tensor,
+    const char* first_argument,
+    const at::Tensor& first) {
+  TORCH_CHECK_VALUE(
+      tensor.device() == first.device(), op, ": ", argument, " must be on ", first.device(), " (as ", first_argument,
+      "), got ", tensor.device());
+}
+
+// resample: target_times must be float64 (as source_times), got float32
+inline void check_same_dtype(
+    const char* op,
+    const char* argument,
+    const at::Tensor& tensor,
+    const char* first_argument,
+    const at::Tensor& first) {
+  TORCH_CHECK_TYPE(
+      tensor.scalar_type() == first.scalar_type(), op, ": ", argument, " must be ", dtype_name(first.scalar_type()),
+      " (as ", first_argument, "), got ", dtype_name(tensor.scalar_type()));
+}
+
+} // namespace robocache

@@ -1,0 +1,66 @@
+// The operators for Rust's tch: called through the dispatcher, so that autograd and every device work as from Python.
+
+#include "tch.h"
+
+#include <ATen/core/Tensor.h>
+#include <c10/util/Exception.h>
+
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+#include <robocache/robocache.h>
+
+namespace robocache {
+namespace {
+
+[[noreturn]] void raise(const char* kind, const std::string& message) {
+  throw std::runtime_error(std::string(kind) + ": " + message);
+}
+
+// What `call` returns; torch's exceptions with their kind, and without the C++ backtrace that their what() holds.
+template <typename Call>
+auto with_kind(Call call) {
+  try {
+    return call();
+  } catch (const c10::ValueError& error) {
+    raise("ValueError", error.what_without_backtrace());
+  } catch (const c10::TypeError& error) {
+    raise("TypeError", error.what_without_backtrace());
+  } catch (const c10::NotImplementedError& error) {
+    raise("NotImplementedError", error.what_without_backtrace());
+  } catch (const c10::Error& error) {
+    raise("RuntimeError", error.what_without_backtrace());
+  } catch (const std::exception& error) {
+    raise("RuntimeError", error.what());
+  }
+}
+
+std::string_view view(rust::Str text) {
+  return {text.data(), text.size()};
+}
+
+const at::Tensor& tensor(std::size_t address) {
+  return *reinterpret_cast<const at::Tensor*>(address);
+}
+
+} // namespace
+
+std::size_t tch_resample(
+    std::size_t values,
+    std::size_t source_times,
+    std::size_t target_times,
+    rust::Str mode,
+    rust::Str outside,
+    std::size_t source_lengths) {
+  return with_kind([&] {
+    const auto lengths = source_lengths == 0 ? std::nullopt : std::optional<at::Tensor>(tensor(source_lengths));
+    const at::Tensor result =
+        resample(tensor(values), tensor(source_times), tensor(target_times), view(mode), view(outside), lengths);
+    // tch::Tensor deletes it.
+    return reinterpret_cast<std::size_t>(new at::Tensor(result));
+  });
+}
+
+} // namespace robocache

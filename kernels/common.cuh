@@ -1,0 +1,110 @@
+// What every kernel shares: element types, their compute types, exact conversions, and vectors of elements.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+namespace robocache {
+
+using i64 = long long;
+using u64 = unsigned long long;
+
+constexpr int WARP = 32;
+constexpr unsigned ALL_LANES = 0xffffffffu;
+
+// An integer or bool that is copied, never computed; its NaN is zero.
+template <class Bits>
+struct Raw {
+  Bits bits;
+};
+
+// The compute type of an element and the two conversions; `narrow` rounds once, to nearest even.
+template <class V>
+struct Element;
+
+template <>
+struct Element<double> {
+  using Compute = double;
+  static __device__ double widen(double v) { return v; }
+  static __device__ double narrow(double c) { return c; }
+  static __device__ double nan() { return __longlong_as_double(0x7ff8000000000000ll); }
+};
+
+template <>
+struct Element<float> {
+  using Compute = float;
+  static __device__ float widen(float v) { return v; }
+  static __device__ float narrow(float c) { return c; }
+  static __device__ float nan() { return __int_as_float(0x7fc00000); }
+};
+
+template <>
+struct Element<__half> {
+  using Compute = float;
+  static __device__ float widen(__half v) { return __half2float(v); }
+  static __device__ __half narrow(float c) { return __float2half_rn(c); }
+  static __device__ __half nan() { return __ushort_as_half(0x7e00); }
+};
+
+template <>
+struct Element<__nv_bfloat16> {
+  using Compute = float;
+  static __device__ float widen(__nv_bfloat16 v) { return __bfloat162float(v); }
+  static __device__ __nv_bfloat16 narrow(float c) { return __float2bfloat16_rn(c); }
+  static __device__ __nv_bfloat16 nan() { return __ushort_as_bfloat16(0x7fc0); }
+};
+
+template <class Bits>
+struct Element<Raw<Bits>> {
+  using Compute = float;
+  static __device__ Raw<Bits> nan() { return Raw<Bits>{0}; }
+};
+
+template <class V>
+constexpr bool IS_RAW = false;
+template <class Bits>
+constexpr bool IS_RAW<Raw<Bits>> = true;
+
+__device__ inline float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+__device__ inline double fused(double a, double b, double c) { return __fma_rn(a, b, c); }
+
+// N neighbouring elements, moved in one access.
+template <class V, int N>
+struct alignas(sizeof(V) * N) Vector {
+  V at[N];
+};
+
+template <class V>
+constexpr int WIDE = 16 / sizeof(V);
+
+// One access of a vector's whole width, through the read-only path.
+template <class Chunk>
+__device__ Chunk load(const void* from) {
+  Chunk chunk;
+  if constexpr (sizeof(Chunk) == 16) {
+    const uint4 words = __ldg(static_cast<const uint4*>(from));
+    memcpy(&chunk, &words, sizeof(chunk));
+  } else {
+    chunk = *static_cast<const Chunk*>(from);
+  }
+  return chunk;
+}
+
+template <class Chunk>
+__device__ void store(void* to, const Chunk& chunk) {
+  if constexpr (sizeof(Chunk) == 16) {
+    uint4 words;
+    memcpy(&words, &chunk, sizeof(chunk));
+    *static_cast<uint4*>(to) = words;
+  } else {
+    *static_cast<Chunk*>(to) = chunk;
+  }
+}
+
+// A pointer into a strided tensor, strides in elements.
+template <class V>
+__device__ const V* element(const void* data, i64 offset) {
+  return static_cast<const V*>(data) + offset;
+}
+
+}  // namespace robocache

@@ -1,0 +1,205 @@
+// Where a target falls among source times, and which mode a channel has: the device half of src/ops/interpolate.rs.
+#pragma once
+
+#include "common.cuh"
+
+namespace robocache {
+
+enum Mode : int { LINEAR, PREVIOUS, NEXT, NEAREST };
+enum Outside : int { HOLD, FILL_NAN, FILL_ZERO, EXTRAPOLATE };
+enum Fill : unsigned { NONE, ZERO, NOT_A_NUMBER };
+
+struct alignas(16) Bracket {
+  i64 left;       // the last sample at or before the target, or the one that stands for it
+  double weight;  // (t - time[left]) / (time[left + 1] - time[left])
+  double rate;    // 1 / (time[left + 1] - time[left]); 0 where the result does not move with the times
+  unsigned fill;
+  unsigned pad;
+};
+static_assert(sizeof(Bracket) == 32, "mirrors ops::interpolate::Bracket");
+
+struct Timeline {
+  const void* source_times;    // [B, S]
+  const void* target_times;    // [B, T]
+  const void* source_lengths;  // [B] or null
+  i64 source_row, source_step;
+  i64 target_row, target_step;
+  i64 lengths_step;
+  i64 batch, samples, targets;
+  int lengths_bytes;  // 4 or 8
+  int outside;
+};
+static_assert(sizeof(Timeline) == 96, "mirrors ops::timeline_cuda::Times");
+
+constexpr int MAX_GROUPS = 16;
+
+struct Groups {
+  i64 ends[MAX_GROUPS];  // one past the last channel of each
+  int modes[MAX_GROUPS];
+  int count;
+  int pad;
+};
+static_assert(sizeof(Groups) == 200, "mirrors ops::timeline_cuda::Groups");
+
+__device__ inline Mode mode_of(const Groups& groups, i64 channel) {
+  int group = 0;
+  while (group + 1 < groups.count && channel >= groups.ends[group]) ++group;
+  return static_cast<Mode>(groups.modes[group]);
+}
+
+// `later - earlier` in the times' type, integers exactly (a span of more than 2^63 ticks too).
+__device__ inline double since(i64 later, i64 earlier) {
+  return static_cast<double>(static_cast<u64>(later) - static_cast<u64>(earlier));
+}
+__device__ inline double since(double later, double earlier) { return later - earlier; }
+__device__ inline double since(float later, float earlier) { return static_cast<double>(later - earlier); }
+
+__device__ inline bool is_infinite(i64) { return false; }
+__device__ inline bool is_infinite(double t) { return t == t && t - t != 0.0; }
+__device__ inline bool is_infinite(float t) { return t == t && t - t != 0.0f; }
+
+// The valid source times of one row.
+template <class T>
+struct Samples {
+  const T* first;
+  i64 step;
+  i64 count;
+
+  __device__ T at(i64 sample) const { return __ldg(first + sample * step); }
+};
+
+template <class T>
+__device__ Samples<T> samples_of(const Timeline& times, i64 row) {
+  i64 count = times.samples;
+  if (times.source_lengths != nullptr) {
+    const i64 offset = row * times.lengths_step;
+    const i64 stated = times.lengths_bytes == 4 ? *element<int>(times.source_lengths, offset)
+                                                : *element<i64>(times.source_lengths, offset);
+    count = stated < 1 ? 1 : (stated < count ? stated : count);
+  }
+  return {element<T>(times.source_times, row * times.source_row), times.source_step, count};
+}
+
+// Samples at or before `target`, found by one lane: the same steps as on the CPU.
+template <class T>
+__device__ i64 upper_bound(const Samples<T>& samples, T target) {
+  i64 low = 0, length = samples.count;
+  while (length > 0) {
+    const i64 half = length / 2;
+    const bool before = samples.at(low + half) <= target;
+    low = before ? low + half + 1 : low;
+    length = before ? length - half - 1 : half;
+  }
+  return low;
+}
+
+__device__ inline Bracket between(i64 left, double weight, double rate) {
+  // Only garbage times give other rates; they move nothing. (1e308 * 10 is how a kernel spells infinity's neighbour.)
+  const bool usable = rate > 0.0 && rate <= 1.7976931348623157e308;
+  return {left, weight, usable ? rate : 0.0, NONE, 0};
+}
+
+__device__ inline Bracket filled(i64 left, Fill fill) { return {left, 0.0, 0.0, fill, 0}; }
+
+// The end bracket's line; an end bracket of no length, or a single sample, holds.
+template <class T>
+__device__ Bracket extended(const Samples<T>& samples, T target, i64 end) {
+  const i64 left = end > 0 ? end - 1 : 0;
+  if (samples.count < 2) return between(end, 0.0, 0.0);
+  const T from = samples.at(left), to = samples.at(left + 1);
+  if (from == to) return between(end, 0.0, 0.0);
+  const double span = since(to, from);
+  const double distance = end == 0 ? -since(from, target) : since(target, from);
+  return between(left, distance / span, 1.0 / span);
+}
+
+// The bracket of a target of which `count` samples are at or before it.
+template <class T>
+__device__ Bracket bracket_at(const Samples<T>& samples, T target, i64 count, int outside) {
+  const i64 last = samples.count - 1;
+  if (target != target) return filled(last, NOT_A_NUMBER);
+  if (is_infinite(target)) count = target > T(0) ? samples.count : 0;
+  if (0 < count && count <= last) {
+    const T from = samples.at(count - 1), to = samples.at(count);
+    const double span = since(to, from);
+    return between(count - 1, since(target, from) / span, 1.0 / span);
+  }
+  const i64 end = count == 0 ? 0 : last;
+  if (target == samples.at(end) && !is_infinite(target)) return between(end, 0.0, 0.0);
+  if (outside == EXTRAPOLATE) return extended(samples, target, end);
+  if (outside == FILL_NAN) return filled(end, NOT_A_NUMBER);
+  return outside == FILL_ZERO ? filled(end, ZERO) : between(end, 0.0, 0.0);
+}
+
+// The sample that a mode which does not blend copies.
+__device__ inline i64 copied(const Bracket& bracket, Mode mode) {
+  const bool right = (mode == NEXT && bracket.weight != 0.0) || (mode == NEAREST && bracket.weight > 0.5);
+  return bracket.left + (right ? 1 : 0);
+}
+
+// Rows that a warp searches in lockstep, so that their loads are in flight together.
+constexpr int LOCKSTEP = 4;
+// Up to here the warp searches a row together, in 32-ary steps; above, each lane searches its own row.
+constexpr int TOGETHER = 8;
+
+// Brackets of the rows `first_row + r` of [B * T], r < rows <= 32: lane r returns that of row r.
+template <class T>
+__device__ Bracket find_brackets(const Timeline& times, i64 first_row, int rows, int lane) {
+  const i64 all = times.batch * times.targets;
+  const i64 mine = first_row + lane;
+  const bool real = lane < rows && mine < all;
+  const i64 row = real ? mine : (first_row < all ? first_row : 0);
+  const i64 batch = row / times.targets, column = row % times.targets;
+  const Samples<T> samples = samples_of<T>(times, batch);
+  const T target = __ldg(element<T>(times.target_times, batch * times.target_row + column * times.target_step));
+  i64 found = 0;
+  if (rows > TOGETHER) {
+    found = upper_bound(samples, target);
+  } else {
+    for (int base = 0; base < rows; base += LOCKSTEP) {
+      i64 low[LOCKSTEP], length[LOCKSTEP];
+      Samples<T> shared[LOCKSTEP];
+      T wanted[LOCKSTEP];
+#pragma unroll
+      for (int r = 0; r < LOCKSTEP; ++r) {
+        const u64 address = __shfl_sync(ALL_LANES, reinterpret_cast<u64>(samples.first), base + r);
+        shared[r] = {reinterpret_cast<const T*>(address), samples.step,
+                     __shfl_sync(ALL_LANES, samples.count, base + r)};
+        wanted[r] = __shfl_sync(ALL_LANES, target, base + r);
+        low[r] = 0;
+        length[r] = shared[r].count;
+      }
+      bool open = true;
+      while (open) {
+        open = false;
+        bool before[LOCKSTEP];
+        i64 stride[LOCKSTEP];
+#pragma unroll
+        for (int r = 0; r < LOCKSTEP; ++r) {
+          stride[r] = (length[r] + WARP - 1) / WARP;
+          const i64 pivot = (lane + 1) * stride[r] - 1;
+          before[r] = pivot < length[r] && shared[r].at(low[r] + pivot) <= wanted[r];
+        }
+#pragma unroll
+        for (int r = 0; r < LOCKSTEP; ++r) {
+          const i64 passed = __popc(__ballot_sync(ALL_LANES, before[r])) * stride[r];
+          const i64 rest = length[r] - passed;
+          low[r] += passed;
+          length[r] = rest < stride[r] ? rest : stride[r] - 1;
+          length[r] = length[r] > 0 ? length[r] : 0;
+          open |= length[r] > 0;
+        }
+      }
+#pragma unroll
+      for (int r = 0; r < LOCKSTEP; ++r) found = lane == base + r ? low[r] : found;
+    }
+  }
+  return bracket_at(samples, target, found, times.outside);
+}
+
+__device__ inline Bracket bracket_of_lane(const Bracket& bracket, int lane) {
+  return {__shfl_sync(ALL_LANES, bracket.left, lane), __shfl_sync(ALL_LANES, bracket.weight, lane),
+          __shfl_sync(ALL_LANES, bracket.rate, lane), __shfl_sync(ALL_LANES, bracket.fill, lane), 0};
+}
+
+}  // namespace robocache

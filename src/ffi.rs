@@ -1,0 +1,382 @@
+//! The only bridge between C++ and Rust: one signature for each operator, in schema order, then where to run.
+//!
+//! C++ checks, allocates and calls; here, and nowhere else, an address that torch gave becomes a view.
+
+use crate::device::{Place, Stream};
+use crate::error::{Error, Result};
+use crate::ops::{interpolate, resample as op};
+use crate::tensor::{DType, View, ViewMut};
+use crate::threads::{Serial, Threads};
+use std::ops::Range;
+
+#[cxx::bridge(namespace = "robocache::core")]
+#[cfg_attr(not(feature = "tch"), allow(dead_code))]
+pub(crate) mod bridge {
+    /// The type of a tensor's elements; `None` marks an absent optional tensor.
+    #[derive(Debug)]
+    enum Kind {
+        None,
+        F64,
+        F32,
+        F16,
+        BF16,
+        I64,
+        I32,
+        I16,
+        I8,
+        U64,
+        U32,
+        U16,
+        U8,
+        Bool,
+    }
+
+    /// A tensor of at most three axes by address; strides in elements.
+    #[derive(Debug)]
+    struct Operand {
+        data: usize,
+        kind: Kind,
+        rank: usize,
+        sizes: [usize; 3],
+        strides: [isize; 3],
+    }
+
+    /// Where to run: the CPU with torch's threads (device -1), or a stream of a CUDA device.
+    #[derive(Debug)]
+    struct Target {
+        device: i32,
+        stream: usize,
+    }
+
+    extern "Rust" {
+        fn resample(
+            values: &Operand,
+            source_times: &Operand,
+            target_times: &Operand,
+            mode: &str,
+            outside: &str,
+            source_lengths: &Operand,
+            output: &Operand,
+            target: &Target,
+        ) -> Result<()>;
+        fn resample_slope(
+            values: &Operand,
+            source_times: &Operand,
+            target_times: &Operand,
+            mode: &str,
+            outside: &str,
+            source_lengths: &Operand,
+            output: &Operand,
+            target: &Target,
+        ) -> Result<()>;
+        fn resample_backward(
+            grad: &Operand,
+            source_times: &Operand,
+            target_times: &Operand,
+            mode: &str,
+            outside: &str,
+            source_lengths: &Operand,
+            slope: bool,
+            output: &Operand,
+            workspace: &Operand,
+            target: &Target,
+        ) -> Result<()>;
+        fn resample_backward_workspace(batch: usize, samples: usize, targets: usize) -> Result<usize>;
+        fn resample_time_grad(
+            grad: &Operand,
+            values: &Operand,
+            source_times: &Operand,
+            target_times: &Operand,
+            mode: &str,
+            outside: &str,
+            source_lengths: &Operand,
+            output: &Operand,
+            target: &Target,
+        ) -> Result<()>;
+
+        /// Checks texts and types; `channels` is -1 where the number is not known yet.
+        fn check_modes(op: &str, mode: &str, outside: &str, values: Kind, channels: i64) -> Result<()>;
+        /// True where `mode` fixes the number of channels, so that a symbolic number must become a plain one.
+        fn mode_fixes_channels(mode: &str) -> bool;
+        /// Checks host memory: ascending source times, lengths in range.
+        fn check_times(op: &str, source_times: &Operand, source_lengths: &Operand) -> Result<()>;
+        /// What this library is, as JSON.
+        fn build_info() -> String;
+
+        /// Rows that torch's thread pool runs in parts.
+        type Rows<'a>;
+        fn run(self: &Rows, begin: usize, end: usize);
+    }
+
+    unsafe extern "C++" {
+        include!("bridge.h");
+
+        /// Runs all rows on torch's thread pool.
+        fn parallel_rows(items: usize, grain: usize, rows: &Rows);
+    }
+
+    unsafe extern "C++" {
+        include!("tch.h");
+
+        /// `robocache::resample` through the dispatcher, on `at::Tensor`s by address; a new tensor by address.
+        ///
+        /// # Safety
+        /// Each address is a live `at::Tensor`; that of `source_lengths` may be 0.
+        #[namespace = "robocache"]
+        unsafe fn tch_resample(
+            values: usize,
+            source_times: usize,
+            target_times: usize,
+            mode: &str,
+            outside: &str,
+            source_lengths: usize,
+        ) -> Result<usize>;
+    }
+}
+
+use bridge::{Kind, Operand, Target};
+
+/// What `parallel_rows` runs; it outlives the call, which waits for all rows.
+pub(crate) struct Rows<'a>(&'a (dyn Fn(Range<usize>) + Sync));
+
+impl Rows<'_> {
+    fn run(&self, begin: usize, end: usize) {
+        (self.0)(begin..end);
+    }
+}
+
+/// Torch's own thread pool, so that `torch.set_num_threads` and single-threaded workers are honoured.
+struct TorchThreads;
+
+impl Threads for TorchThreads {
+    fn run(&self, items: usize, grain: usize, body: &(dyn Fn(Range<usize>) + Sync)) {
+        if items <= grain {
+            return Serial.run(items, grain, body);
+        }
+        bridge::parallel_rows(items, grain, &Rows(body));
+    }
+}
+
+fn dtype(kind: Kind) -> Option<DType> {
+    Some(match kind {
+        Kind::F64 => DType::F64,
+        Kind::F32 => DType::F32,
+        Kind::F16 => DType::F16,
+        Kind::BF16 => DType::BF16,
+        Kind::I64 => DType::I64,
+        Kind::I32 => DType::I32,
+        Kind::I16 => DType::I16,
+        Kind::I8 => DType::I8,
+        Kind::U64 => DType::U64,
+        Kind::U32 => DType::U32,
+        Kind::U16 => DType::U16,
+        Kind::U8 => DType::U8,
+        Kind::Bool => DType::Bool,
+        _ => return None,
+    })
+}
+
+impl Operand {
+    fn optional(&self) -> Option<View<'_>> {
+        let (sizes, strides) = (self.sizes.get(..self.rank)?, self.strides.get(..self.rank)?);
+        // SAFETY: csrc/bridge.h makes an operand of a live tensor that its caller keeps for the call (and torch's
+        // allocator until the stream has run), with that tensor's own sizes and strides.
+        unsafe { View::from_raw(self.data as *const u8, dtype(self.kind)?, sizes, strides) }
+    }
+
+    fn view(&self, name: &str) -> Result<View<'_>> {
+        self.optional().ok_or_else(|| Error::Value(format!("{name} must be a tensor of at most 3 axes, got {self:?}")))
+    }
+
+    fn output(&self) -> Result<ViewMut<'_>> {
+        let wanted = || Error::Value(format!("output must be a dense tensor of at most 3 axes, got {self:?}"));
+        let sizes = self.sizes.get(..self.rank).ok_or_else(wanted)?;
+        // SAFETY: csrc allocates outputs and workspaces itself, dense, for this call alone.
+        let view = unsafe { ViewMut::from_raw(self.data as *mut u8, dtype(self.kind).ok_or_else(wanted)?, sizes) };
+        view.ok_or_else(wanted)
+    }
+}
+
+impl Target {
+    fn place(&self) -> Place<'static> {
+        if self.device < 0 {
+            return Place::cpu(&TorchThreads);
+        }
+        // SAFETY: csrc passes tensors of this device only, with the device's current stream; torch's allocator keeps
+        // their memory until the stream has run.
+        unsafe { Place::cuda(Stream { device: self.device, handle: self.stream }) }
+    }
+}
+
+/// The kind in front of the text, so that C++ can raise the exception of that name.
+fn told(result: Result<()>) -> std::result::Result<(), String> {
+    result.map_err(|error| format!("{}: {error}", error.kind()))
+}
+
+#[allow(clippy::too_many_arguments)]
+fn resample(
+    values: &Operand,
+    source_times: &Operand,
+    target_times: &Operand,
+    mode: &str,
+    outside: &str,
+    source_lengths: &Operand,
+    output: &Operand,
+    target: &Target,
+) -> std::result::Result<(), String> {
+    let call = || {
+        op::resample(
+            values.view("values")?,
+            source_times.view("source_times")?,
+            target_times.view("target_times")?,
+            mode,
+            outside,
+            source_lengths.optional(),
+            &mut output.output()?,
+            &target.place(),
+        )
+    };
+    told(call())
+}
+
+#[allow(clippy::too_many_arguments)]
+fn resample_slope(
+    values: &Operand,
+    source_times: &Operand,
+    target_times: &Operand,
+    mode: &str,
+    outside: &str,
+    source_lengths: &Operand,
+    output: &Operand,
+    target: &Target,
+) -> std::result::Result<(), String> {
+    let call = || {
+        op::resample_slope(
+            values.view("values")?,
+            source_times.view("source_times")?,
+            target_times.view("target_times")?,
+            mode,
+            outside,
+            source_lengths.optional(),
+            &mut output.output()?,
+            &target.place(),
+        )
+    };
+    told(call())
+}
+
+#[allow(clippy::too_many_arguments)]
+fn resample_backward(
+    grad: &Operand,
+    source_times: &Operand,
+    target_times: &Operand,
+    mode: &str,
+    outside: &str,
+    source_lengths: &Operand,
+    slope: bool,
+    output: &Operand,
+    workspace: &Operand,
+    target: &Target,
+) -> std::result::Result<(), String> {
+    let call = || {
+        op::resample_backward(
+            grad.view("grad")?,
+            source_times.view("source_times")?,
+            target_times.view("target_times")?,
+            mode,
+            outside,
+            source_lengths.optional(),
+            slope,
+            &mut output.output()?,
+            &mut workspace.output()?,
+            &target.place(),
+        )
+    };
+    told(call())
+}
+
+fn resample_backward_workspace(batch: usize, samples: usize, targets: usize) -> std::result::Result<usize, String> {
+    op::resample_backward_workspace(batch, samples, targets).map_err(|error| format!("{}: {error}", error.kind()))
+}
+
+#[allow(clippy::too_many_arguments)]
+fn resample_time_grad(
+    grad: &Operand,
+    values: &Operand,
+    source_times: &Operand,
+    target_times: &Operand,
+    mode: &str,
+    outside: &str,
+    source_lengths: &Operand,
+    output: &Operand,
+    target: &Target,
+) -> std::result::Result<(), String> {
+    let call = || {
+        op::resample_time_grad(
+            grad.view("grad")?,
+            values.view("values")?,
+            source_times.view("source_times")?,
+            target_times.view("target_times")?,
+            mode,
+            outside,
+            source_lengths.optional(),
+            &mut output.output()?,
+            &target.place(),
+        )
+    };
+    told(call())
+}
+
+fn check_modes(op: &str, mode: &str, outside: &str, values: Kind, channels: i64) -> std::result::Result<(), String> {
+    let call = || {
+        let found = || Error::Type(format!("{op}: values must be of a known type"));
+        let channels = usize::try_from(channels).unwrap_or(1);
+        interpolate::check_modes(op, mode, outside, dtype(values).ok_or_else(found)?, channels).map(drop)
+    };
+    told(call())
+}
+
+fn mode_fixes_channels(mode: &str) -> bool {
+    mode.contains([':', ','])
+}
+
+fn check_times(op: &str, source_times: &Operand, source_lengths: &Operand) -> std::result::Result<(), String> {
+    let call = || {
+        let times = source_times.view("source_times")?;
+        // SAFETY: csrc calls this with host tensors only.
+        unsafe { op::check_times(op, times, times, source_lengths.optional()) }
+    };
+    told(call())
+}
+
+fn build_info() -> String {
+    let images: Vec<String> =
+        images().map(|(kernel, arch)| format!(r#"{{"kernel":"{kernel}","arch":"{arch}"}}"#)).collect();
+    let text = |value: Option<&str>| value.map_or("null".to_owned(), |value| format!("\"{value}\""));
+    let features: Vec<String> = [("cuda", cfg!(feature = "cuda")), ("torch", true), ("tch", cfg!(feature = "tch"))]
+        .into_iter()
+        .filter(|(_, on)| *on)
+        .map(|(name, _)| format!("\"{name}\""))
+        .collect();
+    format!(
+        r#"{{"version":{},"torch":{},"cuda":{},"torch_cuda":{},"nvrtc":{},"images":[{}],"simd":{},"features":[{}]}}"#,
+        text(Some(env!("CARGO_PKG_VERSION"))),
+        text(option_env!("ROBOCACHE_TORCH_VERSION")),
+        cfg!(robocache_cuda),
+        text(option_env!("ROBOCACHE_TORCH_CUDA")),
+        text(option_env!("ROBOCACHE_NVRTC_VERSION")),
+        images.join(","),
+        text(Some(crate::simd::Level::best().name())),
+        features.join(","),
+    )
+}
+
+#[cfg(feature = "cuda")]
+fn images() -> impl Iterator<Item = (&'static str, String)> {
+    crate::cuda::images().map(|(kernel, arch)| (kernel, arch.to_string()))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn images() -> impl Iterator<Item = (&'static str, String)> {
+    std::iter::empty()
+}

@@ -1,0 +1,27 @@
+//! RoboCache turns multi-rate, irregular robot data into model-ready tensors.
+//!
+//! This crate is the core: checks, plans, the CPU backend and kernel launches, on memory that the caller owns. Without
+//! features it knows neither torch nor CUDA. Feature `cuda` adds the kernels, `torch` the C++ library that registers
+//! `torch.ops.robocache.*`, and `tch` typed functions on `tch::Tensor`.
+
+#[cfg(feature = "cuda")]
+mod cuda;
+mod device;
+mod error;
+#[cfg(feature = "torch")]
+mod ffi;
+mod launch;
+pub mod ops;
+mod simd;
+#[cfg(feature = "tch")]
+pub mod tch;
+mod tensor;
+mod threads;
+
+pub use device::{Place, Stream};
+pub use error::{Error, Result};
+pub use launch::Launch;
+pub use ops::resample::{resample, resample_backward, resample_backward_workspace, resample_slope, resample_time_grad};
+pub use simd::Level;
+pub use tensor::{DType, Element, Shape, View, ViewMut};
+pub use threads::{Serial, StdThreads, Threads};

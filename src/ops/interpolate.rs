@@ -1,0 +1,378 @@
+//! Where a target time falls among source times, and how channels are blended there: shared by every temporal operator.
+
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Element, View};
+use std::ops::Range;
+
+/// How a channel is blended between the two samples of a bracket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// `fma(w, v[i + 1] - v[i], v[i])`.
+    Linear,
+    /// `v[i]`: zero-order hold.
+    Previous,
+    /// `v[i + 1]`, or `v[i]` at the sample itself.
+    Next,
+    /// `v[i]` up to half of the bracket, then `v[i + 1]`.
+    Nearest,
+}
+
+impl Mode {
+    const ALL: [(&'static str, Mode); 4] =
+        [("linear", Mode::Linear), ("previous", Mode::Previous), ("next", Mode::Next), ("nearest", Mode::Nearest)];
+
+    fn parse(name: &str) -> Option<Mode> {
+        Mode::ALL.iter().find(|(known, _)| *known == name).map(|&(_, mode)| mode)
+    }
+
+    /// The names of all modes, for error texts and `--help`.
+    pub fn names() -> String {
+        Mode::ALL.map(|(name, _)| name).join(", ")
+    }
+
+    /// The name in a mode string.
+    pub fn name(self) -> &'static str {
+        Mode::ALL[self as usize].0
+    }
+
+    /// True where the result is computed and not copied.
+    pub fn blends(self) -> bool {
+        self == Mode::Linear
+    }
+}
+
+/// What a target before the first or after the last sample gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outside {
+    /// The nearest end: a held sensor value is safer than an invented one.
+    Hold,
+    /// Not a number.
+    Nan,
+    /// Zero.
+    Zero,
+    /// The line of the end bracket.
+    Extrapolate,
+}
+
+impl Outside {
+    const ALL: [(&'static str, Outside); 4] = [
+        ("hold", Outside::Hold),
+        ("nan", Outside::Nan),
+        ("zero", Outside::Zero),
+        ("extrapolate", Outside::Extrapolate),
+    ];
+
+    /// The rule of that name.
+    pub fn parse(op: &str, name: &str) -> Result<Outside> {
+        Outside::ALL.iter().find(|(known, _)| *known == name).map(|&(_, rule)| rule).ok_or_else(|| {
+            let names = Outside::ALL.map(|(name, _)| name).join(", ");
+            Error::Value(format!("{op}: outside must be one of {names}, got \"{name}\""))
+        })
+    }
+}
+
+/// Neighbouring channels with one mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// How they are blended.
+    pub mode: Mode,
+    /// Which channels they are.
+    pub channels: Range<usize>,
+}
+
+/// The mode of every channel, as groups from left to right; neighbours differ in mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Modes(Vec<Group>);
+
+impl Modes {
+    /// Reads `"linear"` or `"linear:7,previous:1,linear:*"` for that many channels.
+    pub fn parse(op: &str, text: &str, channels: usize) -> Result<Modes> {
+        let mode_of = |name: &str| {
+            Mode::parse(name)
+                .ok_or_else(|| Error::Value(format!("{op}: mode must be made of {}, got \"{name}\"", Mode::names())))
+        };
+        let mut groups: Vec<Group> = Vec::new();
+        let mut push = |mode: Mode, channels: Range<usize>| match groups.last_mut() {
+            Some(last) if last.mode == mode => last.channels.end = channels.end,
+            _ => groups.push(Group { mode, channels }),
+        };
+        if !text.contains([':', ',']) {
+            push(mode_of(text)?, 0..channels);
+            return Ok(Modes(groups));
+        }
+        let grammar =
+            || Error::Value(format!("{op}: mode must have groups NAME:WIDTH separated by commas, got \"{text}\""));
+        let mut covered = 0usize;
+        let mut parts = text.split(',').peekable();
+        while let Some(part) = parts.next() {
+            let (name, width) = part.split_once(':').ok_or_else(grammar)?;
+            let mode = mode_of(name)?;
+            let end = if width == "*" {
+                if parts.peek().is_some() {
+                    return Err(Error::Value(format!("{op}: mode must have * in the last group only, got \"{text}\"")));
+                }
+                channels.max(covered)
+            } else {
+                let width: usize = width.parse().ok().filter(|&width| width > 0).ok_or_else(grammar)?;
+                covered.saturating_add(width)
+            };
+            push(mode, covered..end);
+            covered = end;
+        }
+        if covered != channels {
+            return Err(Error::Value(format!(
+                "{op}: mode must cover the {channels} channels of values, got \"{text}\", which covers {covered}"
+            )));
+        }
+        Ok(Modes(groups))
+    }
+
+    /// The groups from left to right.
+    pub fn groups(&self) -> &[Group] {
+        &self.0
+    }
+
+    /// The one mode of all channels, where there is one.
+    pub fn uniform(&self) -> Option<Mode> {
+        match self.0.as_slice() {
+            [group] => Some(group.mode),
+            _ => None,
+        }
+    }
+}
+
+/// Refuses what a value type or an outside rule does not go with, and reads both texts.
+pub fn check_modes(op: &str, mode: &str, outside: &str, values: DType, channels: usize) -> Result<(Modes, Outside)> {
+    let modes = Modes::parse(op, mode, channels)?;
+    let outside = Outside::parse(op, outside)?;
+    if !values.is_floating() {
+        if let Some(group) = modes.groups().iter().find(|group| group.mode.blends()) {
+            return Err(Error::Type(format!(
+                "{op}: values must be float64, float32, float16 or bfloat16 for mode \"{}\", got {}",
+                group.mode.name(),
+                values.name()
+            )));
+        }
+        if outside == Outside::Nan {
+            return Err(Error::Value(format!("{op}: outside must be hold or zero for integer values, got \"nan\"")));
+        }
+    }
+    if outside == Outside::Extrapolate {
+        if let Some(group) = modes.groups().iter().find(|group| group.mode != Mode::Linear) {
+            return Err(Error::Value(format!(
+                "{op}: outside \"extrapolate\" must go with mode linear only, got mode \"{}\"",
+                group.mode.name()
+            )));
+        }
+    }
+    Ok((modes, outside))
+}
+
+/// What a target gets that no sample answers for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Fill {
+    /// It has a bracket.
+    None = 0,
+    /// Zero.
+    Zero = 1,
+    /// Not a number, or zero where the type has none.
+    Nan = 2,
+}
+
+/// Where a target falls: between samples `left` and `left + 1`, or on `left` alone where `weight` is 0.
+///
+/// The layout is the kernels' too (`kernels/interpolate.cuh`).
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C, align(16))]
+pub struct Bracket {
+    /// The last sample at or before the target, or the sample that stands for it; always a sample of the row.
+    pub left: i64,
+    /// `(t - time[left]) / (time[left + 1] - time[left])`; outside `[0, 1)` only where a line is extended.
+    pub weight: f64,
+    /// `1 / (time[left + 1] - time[left])`; 0 where the result does not move with the times.
+    pub rate: f64,
+    /// What the target gets instead of samples.
+    pub fill: Fill,
+    /// Zero; the kernels' struct has no padding.
+    pub pad: u32,
+}
+
+const _: () = assert!(size_of::<Bracket>() == 32);
+
+impl Bracket {
+    /// A place for a bracket.
+    pub const EMPTY: Bracket = Bracket { left: 0, weight: 0.0, rate: 0.0, fill: Fill::Zero, pad: 0 };
+
+    fn on(left: usize) -> Self {
+        Bracket::between(left, 0.0, 0.0)
+    }
+
+    fn between(left: usize, weight: f64, rate: f64) -> Self {
+        // Only garbage times (unsorted, infinite) give other rates; they move nothing.
+        let rate = if rate > 0.0 && rate < f64::INFINITY { rate } else { 0.0 };
+        Bracket { left: left as i64, weight, rate, fill: Fill::None, pad: 0 }
+    }
+
+    fn filled(left: usize, fill: Fill) -> Self {
+        Bracket { fill, ..Bracket::on(left) }
+    }
+
+    /// The sample that a mode which does not blend copies.
+    #[inline(always)]
+    pub fn copied(&self, mode: Mode) -> usize {
+        let right = match mode {
+            Mode::Linear | Mode::Previous => false,
+            Mode::Next => self.weight != 0.0,
+            Mode::Nearest => self.weight > 0.5,
+        };
+        self.left as usize + usize::from(right)
+    }
+}
+
+/// A type that times can have.
+pub trait Time: Element + PartialOrd {
+    /// `later - earlier` in this type, exactly for integers, then as f64; of times that do not descend.
+    fn since(self, earlier: Self) -> f64;
+    /// Not a number.
+    fn is_nan(self) -> bool;
+    /// An infinity: its sign, else 0.
+    fn infinite(self) -> i32;
+}
+
+impl Time for i64 {
+    #[inline(always)]
+    fn since(self, earlier: Self) -> f64 {
+        // Unsigned, so that a span of more than 2^63 ticks is right too.
+        self.wrapping_sub(earlier) as u64 as f64
+    }
+    #[inline(always)]
+    fn is_nan(self) -> bool {
+        false
+    }
+    #[inline(always)]
+    fn infinite(self) -> i32 {
+        0
+    }
+}
+
+macro_rules! float_time {
+    ($($ty:ty),*) => {$(
+        impl Time for $ty {
+            #[inline(always)]
+            fn since(self, earlier: Self) -> f64 {
+                (self - earlier) as f64
+            }
+            #[inline(always)]
+            fn is_nan(self) -> bool {
+                self.is_nan()
+            }
+            #[inline(always)]
+            fn infinite(self) -> i32 {
+                i32::from(self == <$ty>::INFINITY) - i32::from(self == <$ty>::NEG_INFINITY)
+            }
+        }
+    )*};
+}
+float_time!(f32, f64);
+
+/// The valid source times of one row.
+#[derive(Clone, Copy)]
+pub struct Samples<T> {
+    first: *const T,
+    stride: isize,
+    count: usize,
+}
+
+impl<T: Time> Samples<T> {
+    /// The row `row` of `times` `[B, S]`, of which `count` samples are valid.
+    ///
+    /// # Safety
+    /// `times` is host memory of type `T`, `row` is one of its rows, and `1 <= count <= S`.
+    pub unsafe fn new(times: &View, row: usize, count: usize) -> Self {
+        // SAFETY: the caller's promise.
+        let first = unsafe { times.at::<T>(row as isize * times.stride(0)) };
+        Samples { first, stride: times.stride(1), count }
+    }
+
+    #[inline(always)]
+    fn at(&self, sample: usize) -> T {
+        debug_assert!(sample < self.count);
+        // SAFETY: `new` promises `count` samples, and every caller stays below it.
+        unsafe { *self.first.offset(sample as isize * self.stride) }
+    }
+
+    /// How many samples are at or before `target`, for ascending times; some number up to `count` for any times.
+    #[inline(always)]
+    fn upper_bound(&self, target: T) -> usize {
+        let (mut low, mut length) = (0, self.count);
+        while length > 0 {
+            let half = length / 2;
+            let before = self.at(low + half) <= target;
+            low = if before { low + half + 1 } else { low };
+            length = if before { length - half - 1 } else { half };
+        }
+        low
+    }
+
+    /// The bracket of a target.
+    #[inline(always)]
+    pub fn bracket(&self, target: T, outside: Outside) -> Bracket {
+        let last = self.count - 1;
+        if target.is_nan() {
+            return Bracket::filled(last, Fill::Nan);
+        }
+        let count = match target.infinite() {
+            0 => self.upper_bound(target),
+            sign => {
+                if sign > 0 {
+                    self.count
+                } else {
+                    0
+                }
+            }
+        };
+        if 0 < count && count <= last {
+            let left = count - 1;
+            let (from, to) = (self.at(left), self.at(count));
+            let span = to.since(from);
+            return Bracket::between(left, target.since(from) / span, 1.0 / span);
+        }
+        let end = if count == 0 { 0 } else { last };
+        if target == self.at(end) && target.infinite() == 0 {
+            return Bracket::on(end);
+        }
+        match outside {
+            Outside::Hold => Bracket::on(end),
+            Outside::Nan => Bracket::filled(end, Fill::Nan),
+            Outside::Zero => Bracket::filled(end, Fill::Zero),
+            Outside::Extrapolate => self.extended(target, end),
+        }
+    }
+
+    /// The end bracket's line; an end bracket of no length, or a single sample, holds.
+    fn extended(&self, target: T, end: usize) -> Bracket {
+        let left = end.saturating_sub(1);
+        if self.count < 2 || self.at(left) == self.at(left + 1) {
+            return Bracket::on(end);
+        }
+        let (from, to) = (self.at(left), self.at(left + 1));
+        let span = to.since(from);
+        let distance = if end == 0 { -from.since(target) } else { target.since(from) };
+        Bracket::between(left, distance / span, 1.0 / span)
+    }
+}
+
+/// The first place of a row where times do not ascend: the sample, the time before it and its own.
+///
+/// # Safety
+/// As for [`Samples::new`].
+pub unsafe fn first_descent<T: Time>(times: &View, row: usize, count: usize) -> Option<(usize, T, T)> {
+    // SAFETY: the caller's promise.
+    let samples = unsafe { Samples::<T>::new(times, row, count) };
+    // `!(a <= b)` and not `a > b`: a NaN is out of order too.
+    #[allow(clippy::neg_cmp_op_on_partial_ord)]
+    (1..count)
+        .find(|&sample| !(samples.at(sample - 1) <= samples.at(sample)))
+        .map(|sample| (sample, samples.at(sample - 1), samples.at(sample)))
+}

@@ -1,0 +1,276 @@
+//! The gradients of `resample` on the CPU: gathered by source row in one order, never scattered.
+
+use super::cpu::{GRAIN, Output, Row, Value, for_each_target, grain};
+use super::plan::Workspace;
+use super::{Backward, TimeGradient};
+use crate::ops::interpolate::{Bracket, Fill, Mode};
+use crate::simd::{Blend, Compute, Level, Work};
+use crate::tensor::DType;
+use crate::threads::Threads;
+use half::{bf16, f16};
+use std::ops::Range;
+
+/// Channels accumulated at a time: two kilobytes of accumulators stay in the first-level cache.
+const BLOCK: usize = 256;
+/// Partial sums of the time gradient; a warp of the kernel holds one a lane.
+const LANES: usize = 32;
+
+/// The brackets of the distinct rows and, for each row, its targets in ascending (bracket, target) order.
+struct Sorted<'w> {
+    brackets: &'w [Bracket],
+    order: &'w [i64],
+    starts: &'w [i64],
+    targets: usize,
+    samples: usize,
+}
+
+impl<'w> Sorted<'w> {
+    /// The entries of a row by place: the target and its bracket.
+    fn row(&self, row: usize) -> impl Fn(usize) -> (usize, &'w Bracket) + use<'w> {
+        let (start, order, brackets) = (row * self.targets, self.order, self.brackets);
+        move |place| {
+            let target = order[start + place] as usize;
+            (target, &brackets[start + target])
+        }
+    }
+
+    /// The places whose bracket begins at each sample of a row.
+    fn beginning(&self, row: usize, sample: usize) -> Range<usize> {
+        let at = row * (self.samples + 1) + sample;
+        self.starts[at] as usize..self.starts[at + 1] as usize
+    }
+}
+
+/// Fills the workspace: the brackets, the order of each row, and where each sample's places start.
+fn sort<'w>(call: &Backward, workspace: &'w mut [u8], plan: &Workspace, threads: &dyn Threads) -> Sorted<'w> {
+    let (rows, targets, samples) = (plan.rows, call.timeline.targets(), call.timeline.samples());
+    let base = workspace.as_mut_ptr();
+    let brackets = Output::<Bracket> { first: base.cast(), width: targets };
+    let order = Output::<i64> { first: base.wrapping_add(plan.order_at).cast(), width: targets };
+    let starts = Output::<i64> { first: base.wrapping_add(plan.starts_at).cast(), width: samples + 1 };
+    threads.run(rows, GRAIN.div_ceil(targets + samples), &|range| {
+        for row in range {
+            let (brackets, order) = (brackets.row(row, &(0..targets)), order.row(row, &(0..targets)));
+            // SAFETY: host memory (`Backward`'s contract), a row of the batch, a place for each target.
+            unsafe { call.timeline.brackets(row, 0..targets, brackets) };
+            order.iter_mut().zip(0..).for_each(|(place, target)| *place = target);
+            if !brackets.is_sorted_by_key(|bracket| bracket.left) {
+                // The target's index breaks ties, so that an unstable sort gives the one stable order.
+                order.sort_unstable_by_key(|&target| (brackets[target as usize].left, target));
+            }
+            let mut place = 0;
+            for (sample, start) in starts.row(row, &(0..samples + 1)).iter_mut().enumerate() {
+                while place < targets && brackets[order[place] as usize].left < sample as i64 {
+                    place += 1;
+                }
+                *start = place as i64;
+            }
+        }
+    });
+    // SAFETY: the plan's workspace holds the three arrays, aligned to 16, and the loop above wrote every element.
+    unsafe {
+        Sorted {
+            brackets: std::slice::from_raw_parts(brackets.first, rows * targets),
+            order: std::slice::from_raw_parts(order.first, rows * targets),
+            starts: std::slice::from_raw_parts(starts.first, rows * (samples + 1)),
+            targets,
+            samples,
+        }
+    }
+}
+
+/// How much of a target's gradient goes to one side of its bracket; none where the sample had no part in the result.
+#[inline(always)]
+fn share<C: Compute>(bracket: &Bracket, mode: Mode, slope: bool, right: bool) -> Option<C> {
+    if bracket.fill != Fill::None {
+        return None;
+    }
+    if slope {
+        let rate = C::from_f64(bracket.rate);
+        return (mode == Mode::Linear && bracket.rate != 0.0).then_some(if right { rate } else { -rate });
+    }
+    let weight = C::from_f64(bracket.weight);
+    if mode == Mode::Linear && weight != C::ZERO {
+        return Some(if right { weight } else { C::ONE - weight });
+    }
+    (bracket.copied(mode) == bracket.left as usize + usize::from(right)).then_some(C::ONE)
+}
+
+struct Gather<'c, V> {
+    call: &'c Backward<'c>,
+    sorted: &'c Sorted<'c>,
+    output: Output<V>,
+    rows: Range<usize>,
+}
+
+impl<V: Blend> Gather<'_, V> {
+    /// One source row: what brackets that end here give, then what brackets that begin here give.
+    #[inline(always)]
+    fn row(&self, row: usize) {
+        let (batch, sample) = (row / self.sorted.samples, row % self.sorted.samples);
+        let distinct = if self.call.timeline.distinct_rows() == 1 { 0 } else { batch };
+        let entry = self.sorted.row(distinct);
+        let beginning = self.sorted.beginning(distinct, sample);
+        let ending = if sample == 0 { 0..0 } else { self.sorted.beginning(distinct, sample - 1) };
+        for group in self.call.modes.groups() {
+            for start in group.channels.clone().step_by(BLOCK) {
+                let channels = start..group.channels.end.min(start + BLOCK);
+                let sums = &mut [V::Compute::ZERO; BLOCK][..channels.len()];
+                for (places, right) in [(ending.clone(), true), (beginning.clone(), false)] {
+                    for place in places {
+                        let (target, bracket) = entry(place);
+                        let Some(share) = share::<V::Compute>(bracket, group.mode, self.call.slope, right) else {
+                            continue;
+                        };
+                        // SAFETY: host memory (`Backward`'s contract), a row of the batch and one of its targets.
+                        let grad = unsafe { Row::<V>::new(&self.call.grad, batch, target, &channels) };
+                        match grad.dense() {
+                            Some(grad) => {
+                                sums.iter_mut().zip(grad).for_each(|(sum, g)| *sum = share.fma(g.widen(), *sum))
+                            }
+                            None => sums
+                                .iter_mut()
+                                .enumerate()
+                                .for_each(|(channel, sum)| *sum = share.fma(grad.at(channel).widen(), *sum)),
+                        }
+                    }
+                }
+                let out = self.output.row(row, &channels);
+                out.iter_mut().zip(&*sums).for_each(|(out, &sum)| *out = V::narrow(sum));
+            }
+        }
+    }
+}
+
+impl<V: Blend> Work for Gather<'_, V> {
+    #[inline(always)]
+    fn run(self) {
+        self.rows.clone().for_each(|row| self.row(row));
+    }
+}
+
+/// `resample_backward` of host memory.
+pub(super) fn backward(
+    call: &Backward,
+    output: *mut u8,
+    workspace: &mut [u8],
+    plan: &Workspace,
+    threads: &dyn Threads,
+) {
+    let sorted = sort(call, workspace, plan, threads);
+    match call.grad.dtype() {
+        DType::F64 => gather::<f64>(call, &sorted, output, threads),
+        DType::F32 => gather::<f32>(call, &sorted, output, threads),
+        DType::F16 => gather::<f16>(call, &sorted, output, threads),
+        _ => gather::<bf16>(call, &sorted, output, threads),
+    }
+}
+
+fn gather<V: Blend>(call: &Backward, sorted: &Sorted, output: *mut u8, threads: &dyn Threads) {
+    let width = call.grad.size(2);
+    let output = Output::<V> { first: output.cast(), width };
+    let level = Level::best();
+    let rows = call.timeline.batch() * call.timeline.samples();
+    threads.run(rows, grain(width), &|rows| level.run(Gather { call, sorted, output, rows }));
+}
+
+struct Dot<'c, V, T> {
+    call: &'c TimeGradient<'c>,
+    output: Output<T>,
+    rows: Range<usize>,
+    values: std::marker::PhantomData<V>,
+}
+
+/// Adds `grad * slope` of some channels to the lanes: channel `c` to lane `c % 32`, in ascending order.
+#[inline(always)]
+fn add_to_lanes<V: Blend>(
+    lanes: &mut [V::Compute; LANES],
+    channels: Range<usize>,
+    rate: V::Compute,
+    (grad, a, b): (Row<V>, Row<V>, Row<V>),
+) {
+    let term = |sum: V::Compute, g: V, a: V, b: V| g.widen().fma((b.widen() - a.widen()).times(rate), sum);
+    let mut step = 0;
+    while step < channels.len() {
+        let lane = (channels.start + step) % LANES;
+        let count = (LANES - lane).min(channels.len() - step);
+        let part = &mut lanes[lane..lane + count];
+        if let (Some(g), Some(a), Some(b)) = (grad.dense(), a.dense(), b.dense()) {
+            let (g, a, b) = (&g[step..step + count], &a[step..step + count], &b[step..step + count]);
+            for (((sum, &g), &a), &b) in part.iter_mut().zip(g).zip(a).zip(b) {
+                *sum = term(*sum, g, a, b);
+            }
+        } else {
+            for (offset, sum) in part.iter_mut().enumerate() {
+                let channel = step + offset;
+                *sum = term(*sum, grad.at(channel), a.at(channel), b.at(channel));
+            }
+        }
+        step += count;
+    }
+}
+
+impl<V: Blend + Value, T: Blend> Work for Dot<'_, V, T> {
+    #[inline(always)]
+    fn run(self) {
+        let forward = &self.call.forward;
+        let targets = forward.timeline.targets();
+        let body = |batch: usize, row: usize, bracket: &Bracket| {
+            let mut lanes = [V::Compute::ZERO; LANES];
+            if bracket.rate != 0.0 {
+                let rate = V::Compute::from_f64(bracket.rate);
+                let left = bracket.left as usize;
+                for group in forward
+                    .modes
+                    .groups()
+                    .iter()
+                    .filter(|group| group.mode == Mode::Linear && !group.channels.is_empty())
+                {
+                    let channels = &group.channels;
+                    // SAFETY: host memory (`TimeGradient`'s contract); a bracket with a rate has two samples.
+                    let rows = unsafe {
+                        (
+                            Row::new(&self.call.grad, batch, row % targets, channels),
+                            Row::new(&forward.values, batch, left, channels),
+                            Row::new(&forward.values, batch, left + 1, channels),
+                        )
+                    };
+                    add_to_lanes::<V>(&mut lanes, channels.clone(), rate, rows);
+                }
+            }
+            let mut half = LANES / 2;
+            while half > 0 {
+                for lane in 0..half {
+                    lanes[lane] = lanes[lane] + lanes[lane + half];
+                }
+                half /= 2;
+            }
+            self.output.row(row, &(0..1))[0] = T::narrow(T::Compute::from_f64(lanes[0].to_f64()));
+        };
+        // SAFETY: `TimeGradient`'s contract.
+        unsafe { for_each_target(forward, self.rows.clone(), body) };
+    }
+}
+
+/// `resample_time_grad` of host memory.
+pub(super) fn time_gradient(call: &TimeGradient, output: *mut u8, threads: &dyn Threads) {
+    match (call.forward.values.dtype(), call.forward.timeline.source_times.dtype()) {
+        (DType::F64, DType::F64) => dot::<f64, f64>(call, output, threads),
+        (DType::F64, _) => dot::<f64, f32>(call, output, threads),
+        (DType::F32, DType::F64) => dot::<f32, f64>(call, output, threads),
+        (DType::F32, _) => dot::<f32, f32>(call, output, threads),
+        (DType::F16, DType::F64) => dot::<f16, f64>(call, output, threads),
+        (DType::F16, _) => dot::<f16, f32>(call, output, threads),
+        (_, DType::F64) => dot::<bf16, f64>(call, output, threads),
+        _ => dot::<bf16, f32>(call, output, threads),
+    }
+}
+
+fn dot<V: Blend + Value, T: Blend>(call: &TimeGradient, output: *mut u8, threads: &dyn Threads) {
+    let output = Output::<T> { first: output.cast(), width: 1 };
+    let level = Level::best();
+    let rows = call.forward.timeline.batch() * call.forward.timeline.targets();
+    threads.run(rows, grain(call.forward.values.size(2)), &|rows| {
+        level.run(Dot { call, output, rows, values: std::marker::PhantomData::<V> })
+    });
+}

@@ -1,0 +1,189 @@
+//! Source and target times of a batch, checked and ready to be searched: the temporal half of an operator's arguments.
+
+use crate::error::{Error, Result};
+use crate::ops::interpolate::{Bracket, Outside, Samples, Time, first_descent};
+use crate::tensor::{DType, View};
+use std::fmt::Display;
+use std::ops::Range;
+
+/// The times of a call, `[B, S]` and `[B, T]` (a shared row has stride 0), and how many samples of a row are valid.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeline<'a> {
+    /// `[B, S]`, ascending along each row.
+    pub source_times: View<'a>,
+    /// `[B, T]`, in any order, of the same type.
+    pub target_times: View<'a>,
+    /// `[B]` int32 or int64.
+    pub source_lengths: Option<View<'a>>,
+    /// What a target before the first or after the last sample gets.
+    pub outside: Outside,
+}
+
+impl<'a> Timeline<'a> {
+    /// Checks types and shapes; times of one axis are shared by the batch.
+    pub fn new(
+        op: &str,
+        batch: usize,
+        samples: usize,
+        source_times: View<'a>,
+        target_times: View<'a>,
+        source_lengths: Option<View<'a>>,
+        outside: Outside,
+    ) -> Result<Self> {
+        let dtype = source_times.dtype();
+        if !matches!(dtype, DType::F32 | DType::F64 | DType::I64) {
+            let found = dtype.name();
+            return Err(Error::Type(format!("{op}: source_times must be float32, float64 or int64, got {found}")));
+        }
+        if target_times.dtype() != dtype {
+            let (wanted, found) = (dtype.name(), target_times.dtype().name());
+            return Err(Error::Type(format!("{op}: target_times must be {wanted} (as source_times), got {found}")));
+        }
+        let source_shape = source_times.shape();
+        let expected: &[usize] = if source_times.rank() == 1 { &[samples] } else { &[batch, samples] };
+        if !matches!(source_times.rank(), 1 | 2) {
+            return Err(Error::Value(format!("{op}: source_times must have shape [B, S] or [S], got {source_shape}")));
+        }
+        if source_shape.sizes() != expected {
+            return Err(Error::Value(format!("{op}: source_times must have shape {expected:?}, got {source_shape}")));
+        }
+        let target_fits = match target_times.rank() {
+            1 => true,
+            2 => target_times.size(0) == batch,
+            _ => false,
+        };
+        if !target_fits {
+            let found = target_times.shape();
+            return Err(Error::Value(format!(
+                "{op}: target_times must have shape [B, T] or [T] with B = {batch}, got {found}"
+            )));
+        }
+        if let Some(lengths) = &source_lengths {
+            if !matches!(lengths.dtype(), DType::I32 | DType::I64) {
+                let found = lengths.dtype().name();
+                return Err(Error::Type(format!("{op}: source_lengths must be int32 or int64, got {found}")));
+            }
+            if lengths.shape().sizes() != [batch] {
+                let found = lengths.shape();
+                return Err(Error::Value(format!("{op}: source_lengths must have shape [{batch}], got {found}")));
+            }
+        }
+        let rows = |times: View<'a>| if times.rank() == 1 { times.repeat(batch) } else { times };
+        Ok(Timeline { source_times: rows(source_times), target_times: rows(target_times), source_lengths, outside })
+    }
+
+    /// Rows of the batch.
+    pub fn batch(&self) -> usize {
+        self.source_times.size(0)
+    }
+
+    /// Samples of a row.
+    pub fn samples(&self) -> usize {
+        self.source_times.size(1)
+    }
+
+    /// Targets of a row.
+    pub fn targets(&self) -> usize {
+        self.target_times.size(1)
+    }
+
+    /// Rows whose brackets differ: one where the whole batch shares its times.
+    pub fn distinct_rows(&self) -> usize {
+        let shared = self.source_times.stride(0) == 0 && self.target_times.stride(0) == 0;
+        if shared && self.source_lengths.is_none() { self.batch().min(1) } else { self.batch() }
+    }
+
+    /// The stated length of a row, unchecked.
+    ///
+    /// # Safety
+    /// The lengths are host memory and `row` is a row of the batch.
+    unsafe fn length(&self, row: usize) -> Option<i64> {
+        let lengths = self.source_lengths.as_ref()?;
+        let offset = row as isize * lengths.stride(0);
+        // SAFETY: `new` checked the type and the shape; the caller promises host memory and the row.
+        Some(unsafe {
+            if lengths.dtype() == DType::I32 {
+                i64::from(*lengths.at::<i32>(offset))
+            } else {
+                *lengths.at::<i64>(offset)
+            }
+        })
+    }
+
+    /// Valid samples of a row, clamped to `[1, S]` so that nothing outside is read.
+    ///
+    /// # Safety
+    /// As for [`Timeline::check`].
+    pub unsafe fn count(&self, row: usize) -> usize {
+        // SAFETY: the caller's promise.
+        let stated = unsafe { self.length(row) };
+        stated.map_or(self.samples(), |length| length.clamp(1, self.samples() as i64) as usize)
+    }
+
+    /// Refuses lengths outside `[1, S]` and times that do not ascend, naming the first offending row.
+    ///
+    /// # Safety
+    /// The views are host memory.
+    pub unsafe fn check(&self, op: &str) -> Result<()> {
+        for row in 0..self.batch() {
+            // SAFETY: the caller's promise; `row` is a row of the batch.
+            if let Some(length) = unsafe { self.length(row) }
+                && !(1..=self.samples() as i64).contains(&length)
+            {
+                let samples = self.samples();
+                return Err(Error::Value(format!(
+                    "{op}: source_lengths must be in [1, {samples}], got {length} in row {row}"
+                )));
+            }
+        }
+        let shared = self.source_times.stride(0) == 0 && self.source_lengths.is_none();
+        for row in 0..if shared { self.batch().min(1) } else { self.batch() } {
+            // SAFETY: the caller's promise; `count` is at most S.
+            unsafe {
+                match self.source_times.dtype() {
+                    DType::I64 => self.check_row::<i64>(op, row)?,
+                    DType::F64 => self.check_row::<f64>(op, row)?,
+                    _ => self.check_row::<f32>(op, row)?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    unsafe fn check_row<T: Time + Display>(&self, op: &str, row: usize) -> Result<()> {
+        // SAFETY: `check`'s promise: host memory, type `T`, a row of the batch.
+        let descent = unsafe { first_descent::<T>(&self.source_times, row, self.count(row)) };
+        match descent {
+            None => Ok(()),
+            Some((sample, before, found)) => Err(Error::Value(format!(
+                "{op}: source_times must ascend along each row, got {found} after {before} in row {row} at sample {sample}"
+            ))),
+        }
+    }
+
+    /// The brackets of some targets of a row.
+    ///
+    /// # Safety
+    /// The views are host memory; `row` and `targets` are within the batch; `brackets` has a place for each target.
+    pub unsafe fn brackets(&self, row: usize, targets: Range<usize>, brackets: &mut [Bracket]) {
+        // SAFETY: the caller's promise; the type is the views' own.
+        unsafe {
+            match self.source_times.dtype() {
+                DType::I64 => self.brackets_of::<i64>(row, targets, brackets),
+                DType::F64 => self.brackets_of::<f64>(row, targets, brackets),
+                _ => self.brackets_of::<f32>(row, targets, brackets),
+            }
+        }
+    }
+
+    unsafe fn brackets_of<T: Time>(&self, row: usize, targets: Range<usize>, brackets: &mut [Bracket]) {
+        // SAFETY: `brackets`' promise; `count` is in [1, S].
+        let samples = unsafe { Samples::<T>::new(&self.source_times, row, self.count(row)) };
+        let start = row as isize * self.target_times.stride(0);
+        for (bracket, target) in brackets.iter_mut().zip(targets) {
+            // SAFETY: `target` is a column of the target times.
+            let time = unsafe { *self.target_times.at::<T>(start + target as isize * self.target_times.stride(1)) };
+            *bracket = samples.bracket(time, self.outside);
+        }
+    }
+}

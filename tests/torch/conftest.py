@@ -1,0 +1,66 @@
+"""Fixtures of the pytest battery: the devices, the recorded robot data, and a seeded generator that names its seed."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "gpu: needs a CUDA device; skipped aloud without one")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("no CUDA device on this machine")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Every device that the operators run on."""
+    return torch.device(str(request.param))
+
+
+@pytest.fixture
+def recorded() -> Path:
+    """The folder of recorded robot data: ``ROBOCACHE_DATA``, else ``../shared/data`` beside the checkout."""
+    folder = Path(os.environ.get("ROBOCACHE_DATA", CHECKOUT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no recorded data at {folder}: set ROBOCACHE_DATA")
+    return folder
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """A seed of its own for each test, or ``ROBOCACHE_SEED``; printed, so that a failure names it."""
+    value = int(os.environ.get("ROBOCACHE_SEED", zlib.crc32(request.node.name.encode())))
+    print(f"seed {value}: ROBOCACHE_SEED={value} repeats this run")
+    return value
+
+
+@pytest.fixture
+def rng(seed: int) -> np.random.Generator:
+    """A generator of that seed."""
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed(request: pytest.FixtureRequest) -> None:
+    """The global generator starts from the test's name, so that no test depends on its neighbours."""
+    torch.manual_seed(zlib.crc32(request.node.name.encode()))
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """Gives back the number of threads that the test found."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)

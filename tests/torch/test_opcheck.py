@@ -1,0 +1,118 @@
+"""`torch.library.opcheck` of every operator: schema, autograd registration, fake tensors, AOT dispatch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import robocache
+import torch
+from cases import DTYPES, FLOATS, lay_out, random_values
+from torch import Tensor
+from torch.library import opcheck
+
+LAYOUTS = ["contiguous", "expanded", "transposed", "empty"]
+# A gradient check of integers would have nothing to check.
+TYPES = [(dtype, False) for dtype in DTYPES] + [(dtype, True) for dtype in FLOATS]
+FLOAT_TYPES = [(dtype, wanted) for dtype in FLOATS for wanted in (False, True)]
+OPERATORS = torch.ops.robocache
+
+
+@pytest.fixture(autouse=True)
+def loaded() -> None:
+    """The operators are there only once the library is."""
+    assert robocache.resample is not None
+
+
+def name(types: tuple[torch.dtype, bool]) -> str:
+    return str(types[0]).removeprefix("torch.") + ("-grad" if types[1] else "")
+
+
+def inputs(device: torch.device, types: tuple[torch.dtype, bool], layout: str) -> dict[str, Tensor]:
+    """The tensors that any of the operators takes, `[B, ...]`, in a layout."""
+    dtype, wanted = types
+    rng = np.random.default_rng(3)
+    rows = 0 if layout == "empty" else 2
+    made = {
+        "grad": random_values(rng, [rows, 5, 3], dtype, special=False),
+        "values": random_values(rng, [rows, 4, 3], dtype, special=False),
+        "source_times": torch.from_numpy(rng.random((rows, 4))).cumsum(1),
+        "target_times": torch.from_numpy(rng.random((rows, 5))) * 3,
+    }
+    placed = {key: lay_out(x.to(device), layout if layout != "empty" else "contiguous") for key, x in made.items()}
+    if wanted:
+        placed = {key: x.detach().requires_grad_() for key, x in placed.items()}
+    return placed
+
+
+def pick(made: dict[str, Tensor], *names: str) -> tuple[Tensor, ...]:
+    return tuple(made[each] for each in names)
+
+
+@pytest.mark.parametrize("types", TYPES, ids=name)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_resample(device: torch.device, types: tuple[torch.dtype, bool], layout: str) -> None:
+    made = inputs(device, types, layout)
+    mode = "linear:1,previous:1,linear:*" if types[0] in FLOATS else "nearest"
+    opcheck(OPERATORS.resample.default, pick(made, "values", "source_times", "target_times"), {"mode": mode})
+
+
+@pytest.mark.parametrize("types", FLOAT_TYPES, ids=name)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_resample_slope(device: torch.device, types: tuple[torch.dtype, bool], layout: str) -> None:
+    made = inputs(device, types, layout)
+    options = {"mode": "linear", "outside": "extrapolate"}
+    opcheck(OPERATORS.resample_slope.default, pick(made, "values", "source_times", "target_times"), options)
+
+
+@pytest.mark.parametrize("slope", [False, True], ids=["value", "slope"])
+@pytest.mark.parametrize("types", FLOAT_TYPES, ids=name)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_resample_backward(device: torch.device, types: tuple[torch.dtype, bool], layout: str, slope: bool) -> None:
+    made = inputs(device, types, layout)
+    options = {"mode": "linear", "outside": "hold", "slope": slope}
+    opcheck(OPERATORS.resample_backward.default, pick(made, "grad", "source_times", "target_times"), options)
+
+
+@pytest.mark.parametrize("types", FLOAT_TYPES, ids=name)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_resample_time_grad(device: torch.device, types: tuple[torch.dtype, bool], layout: str) -> None:
+    made = inputs(device, types, layout)
+    options = {"mode": "linear", "outside": "hold"}
+    tensors = pick(made, "grad", "values", "source_times", "target_times")
+    opcheck(OPERATORS.resample_time_grad.default, tensors, options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"outside": "extrapolate"},
+        {"outside": "nan", "mode": "previous"},
+        {"source_lengths": torch.tensor([3, 4])},
+        {"source_lengths": torch.tensor([1, 4], dtype=torch.int32), "outside": "zero"},
+    ],
+    ids=str,
+)
+def test_options(device: torch.device, options: dict[str, Any]) -> None:
+    made = inputs(device, (torch.float64, True), "contiguous")
+    options = {key: x.to(device) if isinstance(x, Tensor) else x for key, x in options.items()}
+    opcheck(OPERATORS.resample.default, pick(made, "values", "source_times", "target_times"), options)
+
+
+def test_shapes(device: torch.device) -> None:
+    made = inputs(device, (torch.float32, True), "contiguous")
+    values, source, target = (x.detach() for x in pick(made, "values", "source_times", "target_times"))
+    source, target = source.float(), target.float()
+    for tensors in (
+        (values, source[0], target),
+        (values, source, target[0]),
+        (values, source[0], target[0]),
+        (values[0], source[0], target[0]),
+        (values[0, :, 0], source[0], target[0]),
+        (values[:, :, 0], source, target),
+        (values[..., None, :].expand(2, 4, 2, 3), source, target),
+        (values, (source * 1000).to(torch.int64), (target * 1000).to(torch.int64)),
+    ):
+        leaves = tuple(x.clone().requires_grad_() if x.is_floating_point() else x for x in tensors)
+        opcheck(OPERATORS.resample.default, leaves)

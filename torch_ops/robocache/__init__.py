@@ -1,0 +1,35 @@
+"""Robot time series on one clock, inside PyTorch.
+
+>>> import robocache, torch
+>>> times = torch.tensor([0.0, 1.0, 2.0])
+>>> robocache.resample(torch.tensor([0.0, 10.0, 40.0]), times, torch.tensor([0.5, 1.5]))
+tensor([ 5., 25.])
+
+Importing this package loads the library, which registers `torch.ops.robocache.*`. Where the library is missing, the
+first use of a function says how to get it; `robocache.reference` and `python -m robocache doctor` work without it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from robocache import _library
+from robocache._library import build_info, cmake_prefix
+
+__version__ = "0.1.0"
+__all__ = ["build_info", "cmake_prefix", "nn", "ops", "reference", "resample"]
+
+if TYPE_CHECKING or _library.try_load() is None:
+    from robocache import nn, ops, reference
+    from robocache.ops import resample
+
+
+def __getattr__(name: str) -> Any:
+    # Reached only without the library: an import that fails could not run the doctor, so the first use fails instead.
+    if name == "reference":
+        import robocache.reference
+
+        return robocache.reference
+    if name in __all__:
+        _library.require()
+    raise AttributeError(f"module 'robocache' has no attribute {name!r}")
