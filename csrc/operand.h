@@ -80,6 +80,7 @@ inline rust::Str str(std::string_view text) {
   if (is("ValueError: ")) C10_THROW_ERROR(ValueError, std::string(told));
   if (is("TypeError: ")) C10_THROW_ERROR(TypeError, std::string(told));
   if (is("NotImplementedError: ")) C10_THROW_ERROR(NotImplementedError, std::string(told));
+  is("RuntimeError: ");
   C10_THROW_ERROR(Error, std::string(told));
 }
 

@@ -49,6 +49,7 @@ struct Aligned<T>(T);
 include!(concat!(env!("OUT_DIR"), "/images.rs"));
 
 /// The embedded images: kernel file (without `.cu`) and what it was compiled for.
+#[cfg_attr(not(feature = "torch"), allow(dead_code, reason = "only the torch library's build info lists them"))]
 pub fn images() -> impl Iterator<Item = (&'static str, Arch)> {
     IMAGES.iter().map(|image| (image.file, image.arch))
 }
@@ -105,8 +106,8 @@ static LOADED: Mutex<Loaded> = Mutex::new(Loaded { devices: BTreeMap::new(), lib
 ///
 /// # Errors
 ///
-/// [`Error::Unsupported`] without a driver, a device or an image for it, and with the driver's own name of the error if
-/// it refuses.
+/// [`Error::Unsupported`] without a driver, a device or an image for it; [`Error::Runtime`] with the driver's own name of
+/// the error if it refuses.
 ///
 /// # Safety
 ///
@@ -228,7 +229,7 @@ impl Work {
 
     fn refused(&self, what: &str, error: DriverError) -> Error {
         let Work { op, device, kernel, .. } = self;
-        Error::Unsupported(format!("{op}: the driver could not {what} {kernel} on cuda:{device}: {}", describe(error)))
+        Error::Runtime(format!("{op}: the driver could not {what} {kernel} on cuda:{device}: {}", describe(error)))
     }
 }
 

@@ -14,6 +14,8 @@ pub enum Error {
     Type(String),
     /// No such backend in this build or on this machine: `NotImplementedError`.
     Unsupported(String),
+    /// Something that should have worked did not, as a driver's refusal: `RuntimeError`.
+    Runtime(String),
 }
 
 impl Error {
@@ -23,13 +25,14 @@ impl Error {
             Error::Value(_) => "ValueError",
             Error::Type(_) => "TypeError",
             Error::Unsupported(_) => "NotImplementedError",
+            Error::Runtime(_) => "RuntimeError",
         }
     }
 
     /// The text without the kind.
     pub fn text(&self) -> &str {
         match self {
-            Error::Value(text) | Error::Type(text) | Error::Unsupported(text) => text,
+            Error::Value(text) | Error::Type(text) | Error::Unsupported(text) | Error::Runtime(text) => text,
         }
     }
 }

@@ -43,7 +43,8 @@ impl Default for ResampleOptions<'_> {
 /// # Errors
 ///
 /// [`Error::Value`] for a wrong shape or value, [`Error::Type`] for a wrong type, with the text that Python shows;
-/// [`Error::Unsupported`] for a missing backend and for what torch itself could not do, such as allocate memory.
+/// [`Error::Unsupported`] for a missing backend and [`Error::Runtime`] for what torch itself could not do, such as
+/// allocate memory.
 ///
 /// # Example
 ///
@@ -96,7 +97,8 @@ fn error(what: &str) -> Error {
     match what.split_once(": ") {
         Some(("ValueError", text)) => Error::Value(text.into()),
         Some(("TypeError", text)) => Error::Type(text.into()),
-        Some(("NotImplementedError" | "RuntimeError", text)) => Error::Unsupported(text.into()),
-        _ => Error::Unsupported(what.into()),
+        Some(("NotImplementedError", text)) => Error::Unsupported(text.into()),
+        Some(("RuntimeError", text)) => Error::Runtime(text.into()),
+        _ => Error::Runtime(what.into()),
     }
 }

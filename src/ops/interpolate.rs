@@ -157,13 +157,13 @@ pub fn check_modes(op: &str, mode: &str, outside: &str, values: DType, channels:
             return Err(Error::Value(format!("{op}: outside must be hold or zero for integer values, got \"nan\"")));
         }
     }
-    if outside == Outside::Extrapolate {
-        if let Some(group) = modes.groups().iter().find(|group| group.mode != Mode::Linear) {
-            return Err(Error::Value(format!(
-                "{op}: outside \"extrapolate\" must go with mode linear only, got mode \"{}\"",
-                group.mode.name()
-            )));
-        }
+    if outside == Outside::Extrapolate
+        && let Some(group) = modes.groups().iter().find(|group| group.mode != Mode::Linear)
+    {
+        return Err(Error::Value(format!(
+            "{op}: outside \"extrapolate\" must go with mode linear only, got mode \"{}\"",
+            group.mode.name()
+        )));
     }
     Ok((modes, outside))
 }
@@ -303,27 +303,45 @@ impl<T: Time> Samples<T> {
     }
 
     /// How many samples are at or before `target`, for ascending times; some number up to `count` for any times.
+    ///
+    /// `guess` is the answer for the target before: targets mostly ascend in small steps, so the search starts there.
     #[inline(always)]
-    fn upper_bound(&self, target: T) -> usize {
-        let (mut low, mut length) = (0, self.count);
-        while length > 0 {
-            let half = length / 2;
-            let before = self.at(low + half) <= target;
-            low = if before { low + half + 1 } else { low };
-            length = if before { length - half - 1 } else { half };
+    fn upper_bound(&self, target: T, guess: usize) -> usize {
+        let (mut low, mut high) = (guess, self.count);
+        if guess > 0 && !self.is_at_or_before(guess - 1, target) {
+            (low, high) = (0, guess - 1);
+        } else {
+            let mut step = 1;
+            while step <= high - low {
+                if !self.is_at_or_before(low + step - 1, target) {
+                    high = low + step - 1;
+                    break;
+                }
+                low += step;
+                step *= 2;
+            }
+        }
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.is_at_or_before(middle, target) { low = middle + 1 } else { high = middle }
         }
         low
     }
 
-    /// The bracket of a target.
     #[inline(always)]
-    pub fn bracket(&self, target: T, outside: Outside) -> Bracket {
+    fn is_at_or_before(&self, sample: usize, target: T) -> bool {
+        self.at(sample) <= target
+    }
+
+    /// The bracket of a target; `guess` carries what one target tells about the next (0 at first).
+    #[inline(always)]
+    pub fn bracket(&self, target: T, outside: Outside, guess: &mut usize) -> Bracket {
         let last = self.count - 1;
         if target.is_nan() {
             return Bracket::filled(last, Fill::Nan);
         }
         let count = match target.infinite() {
-            0 => self.upper_bound(target),
+            0 => self.upper_bound(target, *guess),
             sign => {
                 if sign > 0 {
                     self.count
@@ -332,6 +350,7 @@ impl<T: Time> Samples<T> {
                 }
             }
         };
+        *guess = count;
         if 0 < count && count <= last {
             let left = count - 1;
             let (from, to) = (self.at(left), self.at(count));

@@ -180,10 +180,11 @@ impl<'a> Timeline<'a> {
         // SAFETY: `brackets`' promise; `count` is in [1, S].
         let samples = unsafe { Samples::<T>::new(&self.source_times, row, self.count(row)) };
         let start = row as isize * self.target_times.stride(0);
+        let mut guess = 0;
         for (bracket, target) in brackets.iter_mut().zip(targets) {
             // SAFETY: `target` is a column of the target times.
             let time = unsafe { *self.target_times.at::<T>(start + target as isize * self.target_times.stride(1)) };
-            *bracket = samples.bracket(time, self.outside);
+            *bracket = samples.bracket(time, self.outside, &mut guess);
         }
     }
 }

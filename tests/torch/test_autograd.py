@@ -112,14 +112,17 @@ def test_gradients_are_the_references(device: torch.device, rng: np.random.Gener
     for _ in range(case_count(200)):
         case = random_case(rng, [torch.float64, torch.float32], special=False)
         case.layouts[1:] = ["contiguous"] * 2
-        # Brackets of one tick would make slopes that rounding alone decides.
+        if case.values.numel() == 0:
+            continue  # see test_empty
         shape = robocache.reference.resample(*case.arguments()[0], **case.arguments()[1]).shape
         grad = random_values(rng, list(shape), torch.float64, special=False)
         _, found = gradients(robocache.resample, case, grad, device)
         _, expected = gradients(robocache.reference.resample, case, grad, torch.device("cpu"))
         tolerance = 1e-9 if case.values.dtype == F64 and case.source_times.dtype == F64 else 1e-3
         for name, a, b in zip(("values", "source_times", "target_times"), found, expected, strict=True):
-            assert (a is None) == (b is None), f"{name} of {case}"
+            # Where nothing is blended autograd gives none at all for the times, the operator zeros.
+            assert b is not None or a is None or not a.any(), f"{name} of {case}"
+            assert a is not None or b is None, f"{name} of {case}"
             if a is not None and b is not None:
                 finite = b.isfinite()
                 scale = float(b[finite].abs().max()) if bool(finite.any()) else 1.0

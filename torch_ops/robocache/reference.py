@@ -164,13 +164,24 @@ def _fma(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     if a.dtype == torch.float32:
         # The product of two f32 is exact in f64; a sum rounded to odd there rounds to f32 as the exact sum would.
         return _sum_to_odd(a.double() * b.double(), c.double()).float()
-    # Boldo and Melquiond, "Emulation of FMA and correctly rounded sums" (2008), exact unless a part is subnormal.
+    # Near the end of the range the parts overflow where the result may not: there the same on numbers scaled down.
+    scale = 2.0**-64
+    exact, scaled = _fma_in_parts(a, b, c), _fma_in_parts(a, b * scale, c * scale) / scale
+    # Neither is right about infinities, and a sum of parts forgets the sign of a zero.
+    plain = (a * (b * scale) + c * scale) / scale
+    result = torch.where(torch.isfinite(exact), exact, torch.where(torch.isnan(scaled), plain, scaled))
+    return torch.where(result == 0, plain, result)
+
+
+def _fma_in_parts(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """In f64; exact unless a part is subnormal or infinite.
+
+    Source: Boldo and Melquiond, "Emulation of FMA and correctly rounded sums" (2008).
+    """
     product, product_error = _two_product(a, b)
     low, low_error = _two_sum(c, product_error)
     high, high_error = _two_sum(product, low)
-    exact = high + _sum_to_odd(low_error, high_error)
-    # Split parts overflow near the end of the range and forget the sign of a zero: the plain formula is right there.
-    return torch.where(torch.isfinite(exact) & (exact != 0), exact, a * b + c)
+    return high + _sum_to_odd(low_error, high_error)
 
 
 def _two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

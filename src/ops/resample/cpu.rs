@@ -2,6 +2,7 @@
 
 use super::Forward;
 use crate::ops::interpolate::{Bracket, Fill, Group, Mode};
+use crate::ops::timeline::Timeline;
 use crate::simd::{Blend, Compute, Level, Work};
 use crate::tensor::{DType, Element, View};
 use crate::threads::Threads;
@@ -65,38 +66,83 @@ impl<V: Element> Row<V> {
     }
 }
 
-/// `out[c] = f(a[c], b[c])`, over slices where the memory allows it.
+/// One element of the result from the two samples of a bracket.
+///
+/// A trait and not a closure: a closure is compiled for the base instruction set unless the compiler happens to inline
+/// it, and there a fused multiply-add is a call of the C library.
+trait Pair<V> {
+    fn of(&self, left: V, right: V) -> V;
+}
+
+/// `fma(weight, right - left, left)`.
+struct Lerp<C>(C);
+
+impl<V: Blend> Pair<V> for Lerp<V::Compute> {
+    #[inline(always)]
+    fn of(&self, left: V, right: V) -> V {
+        let (left, right) = (left.widen(), right.widen());
+        V::narrow(self.0.fma(right - left, left))
+    }
+}
+
+/// `(right - left) * rate`.
+struct Rate<C>(C);
+
+impl<V: Blend> Pair<V> for Rate<V::Compute> {
+    #[inline(always)]
+    fn of(&self, left: V, right: V) -> V {
+        V::narrow((right.widen() - left.widen()).times(self.0))
+    }
+}
+
+/// Every channel from its two samples, over slices where the memory allows it.
 #[inline(always)]
-fn map2<V: Element, O: Copy>(out: &mut [O], a: Row<V>, b: Row<V>, f: impl Fn(O, V, V) -> O) {
-    if let (Some(a), Some(b)) = (a.dense(), b.dense()) {
-        for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
-            *out = f(*out, a, b);
+fn pairwise<V: Element>(out: &mut [V], left: Row<V>, right: Row<V>, pair: impl Pair<V>) {
+    if let (Some(left), Some(right)) = (left.dense(), right.dense()) {
+        for ((out, &left), &right) in out.iter_mut().zip(left).zip(right) {
+            *out = pair.of(left, right);
         }
     } else {
         for (channel, out) in out.iter_mut().enumerate() {
-            *out = f(*out, a.at(channel), b.at(channel));
+            *out = pair.of(left.at(channel), right.at(channel));
         }
     }
 }
 
-/// The rows `rows` of the output `[B * T, D]`, with their brackets.
-///
-/// # Safety
-/// `call` holds host memory.
-#[inline(always)]
-pub(super) unsafe fn for_each_target(call: &Forward, rows: Range<usize>, mut body: impl FnMut(usize, usize, &Bracket)) {
-    let targets = call.timeline.targets();
-    let mut brackets = [Bracket::EMPTY; CHUNK];
-    let mut row = rows.start;
-    while row < rows.end {
-        let (batch, target) = (row / targets, row % targets);
-        let count = CHUNK.min(targets - target).min(rows.end - row);
-        // SAFETY: the caller's promise; the rows are rows of the output.
-        unsafe { call.timeline.brackets(batch, target..target + count, &mut brackets[..count]) };
-        for (step, bracket) in brackets[..count].iter().enumerate() {
-            body(batch, row + step, bracket);
+/// The rows of `[B * T]` that one call of a body handles, with their brackets found a chunk at a time.
+pub(super) struct Targets<'c> {
+    timeline: &'c Timeline<'c>,
+    rows: Range<usize>,
+    brackets: [Bracket; CHUNK],
+}
+
+/// Neighbouring targets of one row of the batch.
+pub(super) struct Chunk<'t> {
+    pub(super) batch: usize,
+    /// The first target's row of `[B * T]`.
+    pub(super) row: usize,
+    pub(super) brackets: &'t [Bracket],
+}
+
+impl<'c> Targets<'c> {
+    pub(super) fn new(timeline: &'c Timeline<'c>, rows: Range<usize>) -> Self {
+        Targets { timeline, rows, brackets: [Bracket::EMPTY; CHUNK] }
+    }
+
+    /// # Safety
+    /// The times are host memory and the rows are rows of the output.
+    pub(super) unsafe fn next(&mut self) -> Option<Chunk<'_>> {
+        if self.rows.is_empty() {
+            return None;
         }
-        row += count;
+        let (row, targets) = (self.rows.start, self.timeline.targets());
+        let (batch, target) = (row / targets, row % targets);
+        let count = CHUNK.min(targets - target).min(self.rows.len());
+        self.rows.start += count;
+        let brackets = &mut self.brackets[..count];
+        // SAFETY: the caller's promise.
+        unsafe { self.timeline.brackets(batch, target..target + count, brackets) };
+        Some(Chunk { batch, row, brackets })
     }
 }
 
@@ -104,7 +150,11 @@ pub(super) unsafe fn for_each_target(call: &Forward, rows: Range<usize>, mut bod
 fn copy_row<V: Value>(out: &mut [V], row: Row<V>) {
     match row.dense() {
         Some(source) => out.copy_from_slice(source),
-        None => out.iter_mut().enumerate().for_each(|(channel, out)| *out = row.at(channel)),
+        None => {
+            for (channel, out) in out.iter_mut().enumerate() {
+                *out = row.at(channel);
+            }
+        }
     }
 }
 
@@ -127,94 +177,92 @@ unsafe fn copied<V: Value>(out: &mut [V], call: &Forward, batch: usize, bracket:
     true
 }
 
-struct Blended<'c, V> {
+/// A part of the result's rows, for one thread.
+struct Part<'c, V> {
     call: &'c Forward<'c>,
     output: Output<V>,
     rows: Range<usize>,
 }
+
+struct Blended<'c, V>(Part<'c, V>);
 
 impl<V: Blend + Value> Work for Blended<'_, V> {
     #[inline(always)]
     fn run(self) {
-        let call = self.call;
-        let body = |batch: usize, row: usize, bracket: &Bracket| {
-            let weight = V::Compute::from_f64(bracket.weight);
-            for group in call.modes.groups() {
-                let out = self.output.row(row, &group.channels);
-                // SAFETY: host memory, a row of the batch, samples of the bracket (`Forward`'s contract).
-                unsafe {
-                    if copied(out, call, batch, bracket, group) {
-                        continue;
+        let Part { call, output, rows } = self.0;
+        let mut targets = Targets::new(&call.timeline, rows);
+        // SAFETY: host memory, rows of the batch, samples of the brackets (`Forward`'s contract).
+        while let Some(chunk) = unsafe { targets.next() } {
+            for (row, bracket) in (chunk.row..).zip(chunk.brackets) {
+                let weight = V::Compute::from_f64(bracket.weight);
+                let left = bracket.left as usize;
+                for group in call.modes.groups() {
+                    let out = output.row(row, &group.channels);
+                    // SAFETY: as above; a bracket with a weight has two samples.
+                    unsafe {
+                        if copied(out, call, chunk.batch, bracket, group) {
+                            continue;
+                        }
+                        let a = Row::new(&call.values, chunk.batch, left, &group.channels);
+                        if weight == V::Compute::ZERO {
+                            copy_row(out, a);
+                            continue;
+                        }
+                        let b = Row::new(&call.values, chunk.batch, left + 1, &group.channels);
+                        pairwise(out, a, b, Lerp(weight));
                     }
-                    let left = bracket.left as usize;
-                    let a = Row::new(&call.values, batch, left, &group.channels);
-                    if weight == V::Compute::ZERO {
-                        copy_row(out, a);
-                        continue;
-                    }
-                    let b = Row::new(&call.values, batch, left + 1, &group.channels);
-                    map2(out, a, b, |_, a: V, b: V| {
-                        let (a, b) = (a.widen(), b.widen());
-                        V::narrow(weight.fma(b - a, a))
-                    });
                 }
             }
-        };
-        // SAFETY: `Forward`'s contract.
-        unsafe { for_each_target(call, self.rows.clone(), body) };
+        }
     }
 }
 
-struct Slope<'c, V> {
-    call: &'c Forward<'c>,
-    output: Output<V>,
-    rows: Range<usize>,
-}
+struct Slope<'c, V>(Part<'c, V>);
 
 impl<V: Blend + Value> Work for Slope<'_, V> {
     #[inline(always)]
     fn run(self) {
-        let call = self.call;
-        let body = |batch: usize, row: usize, bracket: &Bracket| {
-            let rate = V::Compute::from_f64(bracket.rate);
-            for group in call.modes.groups() {
-                let out = self.output.row(row, &group.channels);
-                if bracket.rate == 0.0 || group.mode != Mode::Linear {
-                    out.fill(V::ZERO);
-                    continue;
-                }
+        let Part { call, output, rows } = self.0;
+        let mut targets = Targets::new(&call.timeline, rows);
+        // SAFETY: host memory, rows of the batch, samples of the brackets (`Forward`'s contract).
+        while let Some(chunk) = unsafe { targets.next() } {
+            for (row, bracket) in (chunk.row..).zip(chunk.brackets) {
                 let left = bracket.left as usize;
-                // SAFETY: a bracket with a rate has two samples (`Forward`'s contract for the rest).
-                let (a, b) = unsafe {
-                    (
-                        Row::new(&call.values, batch, left, &group.channels),
-                        Row::new(&call.values, batch, left + 1, &group.channels),
-                    )
-                };
-                map2(out, a, b, |_, a: V, b: V| V::narrow((b.widen() - a.widen()).times(rate)));
+                for group in call.modes.groups() {
+                    let out = output.row(row, &group.channels);
+                    if bracket.rate == 0.0 || group.mode != Mode::Linear {
+                        out.fill(V::ZERO);
+                        continue;
+                    }
+                    // SAFETY: as above; a bracket with a rate has two samples.
+                    let (a, b) = unsafe {
+                        (
+                            Row::new(&call.values, chunk.batch, left, &group.channels),
+                            Row::new(&call.values, chunk.batch, left + 1, &group.channels),
+                        )
+                    };
+                    pairwise(out, a, b, Rate(V::Compute::from_f64(bracket.rate)));
+                }
             }
-        };
-        // SAFETY: `Forward`'s contract.
-        unsafe { for_each_target(call, self.rows.clone(), body) };
+        }
     }
 }
 
-struct Copied<'c, V> {
-    call: &'c Forward<'c>,
-    output: Output<V>,
-    rows: Range<usize>,
-}
+struct Copied<'c, V>(Part<'c, V>);
 
 impl<V: Value> Copied<'_, V> {
     fn run(self) {
-        let body = |batch: usize, row: usize, bracket: &Bracket| {
-            for group in self.call.modes.groups() {
-                // SAFETY: host memory, a row of the batch, samples of the bracket (`Forward`'s contract).
-                unsafe { copied(self.output.row(row, &group.channels), self.call, batch, bracket, group) };
+        let Part { call, output, rows } = self.0;
+        let mut targets = Targets::new(&call.timeline, rows);
+        // SAFETY: host memory, rows of the batch, samples of the brackets (`Forward`'s contract).
+        while let Some(chunk) = unsafe { targets.next() } {
+            for (row, bracket) in (chunk.row..).zip(chunk.brackets) {
+                for group in call.modes.groups() {
+                    // SAFETY: as above.
+                    unsafe { copied(output.row(row, &group.channels), call, chunk.batch, bracket, group) };
+                }
             }
-        };
-        // SAFETY: `Forward`'s contract.
-        unsafe { for_each_target(self.call, self.rows.clone(), body) };
+        }
     }
 }
 
@@ -264,13 +312,13 @@ fn blended<V: Blend + Value>(call: &Forward, slope: bool, output: *mut u8, threa
     let output = Output::<V> { first: output.cast(), width };
     let level = Level::best();
     threads.run(rows, grain(width), &|rows| match slope {
-        false => level.run(Blended { call, output, rows }),
-        true => level.run(Slope { call, output, rows }),
+        false => level.run(Blended(Part { call, output, rows })),
+        true => level.run(Slope(Part { call, output, rows })),
     });
 }
 
 fn copied_only<V: Value>(call: &Forward, output: *mut u8, threads: &dyn Threads) {
     let (rows, width) = (call.timeline.batch() * call.timeline.targets(), call.channels());
     let output = Output::<V> { first: output.cast(), width };
-    threads.run(rows, grain(width), &|rows| Copied { call, output, rows }.run());
+    threads.run(rows, grain(width), &|rows| Copied(Part { call, output, rows }).run());
 }

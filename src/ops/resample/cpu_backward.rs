@@ -1,6 +1,6 @@
 //! The gradients of `resample` on the CPU: gathered by source row in one order, never scattered.
 
-use super::cpu::{GRAIN, Output, Row, Value, for_each_target, grain};
+use super::cpu::{GRAIN, Output, Row, Targets, Value, grain};
 use super::plan::Workspace;
 use super::{Backward, TimeGradient};
 use crate::ops::interpolate::{Bracket, Fill, Mode};
@@ -124,19 +124,21 @@ impl<V: Blend> Gather<'_, V> {
                         };
                         // SAFETY: host memory (`Backward`'s contract), a row of the batch and one of its targets.
                         let grad = unsafe { Row::<V>::new(&self.call.grad, batch, target, &channels) };
-                        match grad.dense() {
-                            Some(grad) => {
-                                sums.iter_mut().zip(grad).for_each(|(sum, g)| *sum = share.fma(g.widen(), *sum))
+                        if let Some(grad) = grad.dense() {
+                            for (sum, g) in sums.iter_mut().zip(grad) {
+                                *sum = share.fma(g.widen(), *sum);
                             }
-                            None => sums
-                                .iter_mut()
-                                .enumerate()
-                                .for_each(|(channel, sum)| *sum = share.fma(grad.at(channel).widen(), *sum)),
+                        } else {
+                            for (channel, sum) in sums.iter_mut().enumerate() {
+                                *sum = share.fma(grad.at(channel).widen(), *sum);
+                            }
                         }
                     }
                 }
                 let out = self.output.row(row, &channels);
-                out.iter_mut().zip(&*sums).for_each(|(out, &sum)| *out = V::narrow(sum));
+                for (out, &sum) in out.iter_mut().zip(&*sums) {
+                    *out = V::narrow(sum);
+                }
             }
         }
     }
@@ -145,7 +147,9 @@ impl<V: Blend> Gather<'_, V> {
 impl<V: Blend> Work for Gather<'_, V> {
     #[inline(always)]
     fn run(self) {
-        self.rows.clone().for_each(|row| self.row(row));
+        for row in self.rows.clone() {
+            self.row(row);
+        }
     }
 }
 
@@ -189,7 +193,6 @@ fn add_to_lanes<V: Blend>(
     rate: V::Compute,
     (grad, a, b): (Row<V>, Row<V>, Row<V>),
 ) {
-    let term = |sum: V::Compute, g: V, a: V, b: V| g.widen().fma((b.widen() - a.widen()).times(rate), sum);
     let mut step = 0;
     while step < channels.len() {
         let lane = (channels.start + step) % LANES;
@@ -198,12 +201,13 @@ fn add_to_lanes<V: Blend>(
         if let (Some(g), Some(a), Some(b)) = (grad.dense(), a.dense(), b.dense()) {
             let (g, a, b) = (&g[step..step + count], &a[step..step + count], &b[step..step + count]);
             for (((sum, &g), &a), &b) in part.iter_mut().zip(g).zip(a).zip(b) {
-                *sum = term(*sum, g, a, b);
+                *sum = g.widen().fma((b.widen() - a.widen()).times(rate), *sum);
             }
         } else {
             for (offset, sum) in part.iter_mut().enumerate() {
                 let channel = step + offset;
-                *sum = term(*sum, grad.at(channel), a.at(channel), b.at(channel));
+                let difference = b.at(channel).widen() - a.at(channel).widen();
+                *sum = grad.at(channel).widen().fma(difference.times(rate), *sum);
             }
         }
         step += count;
@@ -215,40 +219,40 @@ impl<V: Blend + Value, T: Blend> Work for Dot<'_, V, T> {
     fn run(self) {
         let forward = &self.call.forward;
         let targets = forward.timeline.targets();
-        let body = |batch: usize, row: usize, bracket: &Bracket| {
-            let mut lanes = [V::Compute::ZERO; LANES];
-            if bracket.rate != 0.0 {
-                let rate = V::Compute::from_f64(bracket.rate);
-                let left = bracket.left as usize;
-                for group in forward
-                    .modes
-                    .groups()
-                    .iter()
-                    .filter(|group| group.mode == Mode::Linear && !group.channels.is_empty())
-                {
-                    let channels = &group.channels;
-                    // SAFETY: host memory (`TimeGradient`'s contract); a bracket with a rate has two samples.
-                    let rows = unsafe {
-                        (
-                            Row::new(&self.call.grad, batch, row % targets, channels),
-                            Row::new(&forward.values, batch, left, channels),
-                            Row::new(&forward.values, batch, left + 1, channels),
-                        )
-                    };
-                    add_to_lanes::<V>(&mut lanes, channels.clone(), rate, rows);
+        let mut all = Targets::new(&forward.timeline, self.rows);
+        // SAFETY: host memory and rows of the batch (`TimeGradient`'s contract).
+        while let Some(chunk) = unsafe { all.next() } {
+            for (row, bracket) in (chunk.row..).zip(chunk.brackets) {
+                let mut lanes = [V::Compute::ZERO; LANES];
+                if bracket.rate != 0.0 {
+                    let rate = V::Compute::from_f64(bracket.rate);
+                    let left = bracket.left as usize;
+                    for group in forward.modes.groups() {
+                        let channels = &group.channels;
+                        if group.mode != Mode::Linear || channels.is_empty() {
+                            continue;
+                        }
+                        // SAFETY: as above; a bracket with a rate has two samples.
+                        let rows = unsafe {
+                            (
+                                Row::new(&self.call.grad, chunk.batch, row % targets, channels),
+                                Row::new(&forward.values, chunk.batch, left, channels),
+                                Row::new(&forward.values, chunk.batch, left + 1, channels),
+                            )
+                        };
+                        add_to_lanes::<V>(&mut lanes, channels.clone(), rate, rows);
+                    }
                 }
-            }
-            let mut half = LANES / 2;
-            while half > 0 {
-                for lane in 0..half {
-                    lanes[lane] = lanes[lane] + lanes[lane + half];
+                let mut half = LANES / 2;
+                while half > 0 {
+                    for lane in 0..half {
+                        lanes[lane] = lanes[lane] + lanes[lane + half];
+                    }
+                    half /= 2;
                 }
-                half /= 2;
+                self.output.row(row, &(0..1))[0] = T::narrow(T::Compute::from_f64(lanes[0].to_f64()));
             }
-            self.output.row(row, &(0..1))[0] = T::narrow(T::Compute::from_f64(lanes[0].to_f64()));
-        };
-        // SAFETY: `TimeGradient`'s contract.
-        unsafe { for_each_target(forward, self.rows.clone(), body) };
+        }
     }
 }
 

@@ -179,6 +179,7 @@ pub fn resample(
 ///
 /// # Safety
 /// The views are host memory.
+#[cfg(feature = "torch")]
 pub(crate) unsafe fn check_times(
     op: &str,
     source_times: View,
