@@ -38,10 +38,18 @@ inline std::string dtype_name(at::ScalarType type) {
   }
 }
 
+// A size for an error text: a symbolic one by the number that it stands for.
+inline std::string size_text(const c10::SymInt& size) {
+  std::ostringstream text;
+  if (size.is_heap_allocated() && size.toSymNode()->has_hint()) text << size.guard_int(__FILE__, __LINE__);
+  else text << size;
+  return text.str();
+}
+
 inline std::string shape_text(c10::SymIntArrayRef sizes) {
   std::ostringstream text;
   text << '[';
-  for (size_t axis = 0; axis < sizes.size(); ++axis) text << (axis == 0 ? "" : ", ") << sizes[axis];
+  for (size_t axis = 0; axis < sizes.size(); ++axis) text << (axis == 0 ? "" : ", ") << size_text(sizes[axis]);
   text << ']';
   return text.str();
 }

@@ -95,8 +95,11 @@ Layout check_resample(
       ": values must have at least one sample, got shape ", shape_text(values.sym_sizes()));
   check_timeline(op, layout.batch, layout.samples, source_times, target_times, source_lengths);
 
-  const int64_t channels =
-      core::mode_fixes_channels(str(mode)) ? layout.channels.guard_int(__FILE__, __LINE__) : int64_t{-1};
+  // A symbolic number of channels stays one unless the mode names them all.
+  const int64_t named = core::named_channels(str(mode));
+  int64_t channels = -1;
+  if (named >= 0 && layout.channels.sym_ge(named).guard_bool(__FILE__, __LINE__)) channels = named;
+  else if (named >= -1) channels = layout.channels.guard_int(__FILE__, __LINE__);
   rust_call([&] { core::check_modes(op, str(mode), str(outside), kind(values.scalar_type()), channels); });
   return layout;
 }

@@ -30,7 +30,7 @@ inline void check_timeline(
   }
   const bool fits = target_times.dim() == 1 || (target_times.dim() == 2 && same(target_times.sym_size(0), batch));
   TORCH_CHECK_VALUE(
-      fits, op, ": target_times must have shape [B, T] or [T] with B = ", batch, ", got ",
+      fits, op, ": target_times must have shape [B, T] or [T] with B = ", size_text(batch), ", got ",
       shape_text(target_times.sym_sizes()));
   if (source_lengths.has_value()) {
     const auto type = source_lengths->scalar_type();

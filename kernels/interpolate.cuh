@@ -133,7 +133,7 @@ __device__ Bracket bracket_at(const Samples<T>& samples, T target, i64 count, in
 
 // The sample that a mode which does not blend copies.
 __device__ inline i64 copied(const Bracket& bracket, Mode mode) {
-  const bool right = (mode == NEXT && bracket.weight != 0.0) || (mode == NEAREST && bracket.weight > 0.5);
+  const bool right = (mode == NEXT && bracket.weight != 0.0) || (mode == NEAREST && !(bracket.weight <= 0.5));
   return bracket.left + (right ? 1 : 0);
 }
 

@@ -96,8 +96,8 @@ pub(crate) mod bridge {
 
         /// Checks texts and types; `channels` is -1 where the number is not known yet.
         fn check_modes(op: &str, mode: &str, outside: &str, values: Kind, channels: i64) -> Result<()>;
-        /// True where `mode` fixes the number of channels, so that a symbolic number must become a plain one.
-        fn mode_fixes_channels(mode: &str) -> bool;
+        /// The channels that `mode` names before a trailing `*`; -1 where they are all named, -2 where none is.
+        fn named_channels(mode: &str) -> i64;
         /// Checks host memory: ascending source times, lengths in range.
         fn check_times(op: &str, source_times: &Operand, source_lengths: &Operand) -> Result<()>;
         /// What this library is, as JSON.
@@ -336,8 +336,11 @@ fn check_modes(op: &str, mode: &str, outside: &str, values: Kind, channels: i64)
     told(call())
 }
 
-fn mode_fixes_channels(mode: &str) -> bool {
-    mode.contains([':', ','])
+fn named_channels(mode: &str) -> i64 {
+    if !mode.contains([':', ',']) {
+        return -2;
+    }
+    interpolate::Modes::named_channels(mode).and_then(|channels| i64::try_from(channels).ok()).unwrap_or(-1)
 }
 
 fn check_times(op: &str, source_times: &Operand, source_lengths: &Operand) -> std::result::Result<(), String> {

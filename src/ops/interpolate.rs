@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Element, View};
+use std::cmp::Ordering;
 use std::ops::Range;
 
 /// How a channel is blended between the two samples of a bracket.
@@ -113,7 +114,8 @@ impl Modes {
                 }
                 channels.max(covered)
             } else {
-                let width: usize = width.parse().ok().filter(|&width| width > 0).ok_or_else(grammar)?;
+                let digits = width.bytes().all(|byte| byte.is_ascii_digit()); // `parse` would take a sign
+                let width: usize = width.parse().ok().filter(|&width| digits && width > 0).ok_or_else(grammar)?;
                 covered.saturating_add(width)
             };
             push(mode, covered..end);
@@ -125,6 +127,13 @@ impl Modes {
             )));
         }
         Ok(Modes(groups))
+    }
+
+    /// The channels that a mode text names before a trailing `*`; `None` where it has no `*`.
+    pub fn named_channels(text: &str) -> Option<usize> {
+        let (named, _) = text.rsplit_once(":*")?;
+        let widths = named.split(',').filter_map(|part| part.split_once(':')?.1.parse::<usize>().ok());
+        widths.reduce(usize::saturating_add).or(Some(0))
     }
 
     /// The groups from left to right.
@@ -224,7 +233,8 @@ impl Bracket {
         let right = match mode {
             Mode::Linear | Mode::Previous => false,
             Mode::Next => self.weight != 0.0,
-            Mode::Nearest => self.weight > 0.5,
+            // Not `> 0.5`: a weight that is no number, of infinite times, is not at most half.
+            Mode::Nearest => !matches!(self.weight.partial_cmp(&0.5), Some(Ordering::Less | Ordering::Equal)),
         };
         self.left as usize + usize::from(right)
     }

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::ops::interpolate::{Bracket, Outside, Samples, Time, first_descent};
 use crate::tensor::{DType, View};
-use std::fmt::Display;
+use std::fmt::Debug;
 use std::ops::Range;
 
 /// The times of a call, `[B, S]` and `[B, T]` (a shared row has stride 0), and how many samples of a row are valid.
@@ -150,13 +150,13 @@ impl<'a> Timeline<'a> {
         Ok(())
     }
 
-    unsafe fn check_row<T: Time + Display>(&self, op: &str, row: usize) -> Result<()> {
+    unsafe fn check_row<T: Time + Debug>(&self, op: &str, row: usize) -> Result<()> {
         // SAFETY: `check`'s promise: host memory, type `T`, a row of the batch.
         let descent = unsafe { first_descent::<T>(&self.source_times, row, self.count(row)) };
         match descent {
             None => Ok(()),
             Some((sample, before, found)) => Err(Error::Value(format!(
-                "{op}: source_times must ascend along each row, got {found} after {before} in row {row} at sample {sample}"
+                "{op}: source_times must ascend along each row, got {found:?} after {before:?} in row {row} at sample {sample}"
             ))),
         }
     }
