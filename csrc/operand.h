@@ -15,7 +15,7 @@ namespace robocache {
 
 using core::Kind;
 using core::Operand;
-using core::Target;
+using core::Place;
 
 inline Kind kind(at::ScalarType type) {
   switch (type) {
@@ -60,7 +60,7 @@ inline Operand flat(at::Tensor& tensor) {
 
 // The CPU, or the caller's current stream of the device; the same library serves torch with and without CUDA, so the
 // stream comes from whatever backend torch has registered.
-inline Target target(const at::Device& device) {
+inline Place place(const at::Device& device) {
   if (!device.is_cuda()) return {-1, 0};
   const c10::impl::VirtualGuardImpl backend(device.type());
   return {device.index(), reinterpret_cast<std::size_t>(backend.getStream(device).native_handle())};

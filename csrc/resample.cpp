@@ -121,7 +121,7 @@ Tensor resample(
   rust_call([&] {
     core::resample(
         operand(rows), operand(source_times), operand(target_times), str(mode), str(outside),
-        operand(source_lengths), flat(output), target(values.device()));
+        operand(source_lengths), flat(output), place(values.device()));
   });
   return output;
 }
@@ -150,7 +150,7 @@ Tensor resample_slope(
   rust_call([&] {
     core::resample_slope(
         operand(values), operand(source_times), operand(target_times), str(mode), str(outside),
-        operand(source_lengths), flat(output), target(values.device()));
+        operand(source_lengths), flat(output), place(values.device()));
   });
   return output;
 }
@@ -199,7 +199,7 @@ Tensor resample_backward(
   rust_call([&] {
     core::resample_backward(
         operand(grad), operand(source_times), operand(target_times), str(mode), str(outside),
-        operand(source_lengths), slope, flat(output), flat(workspace), target(grad.device()));
+        operand(source_lengths), slope, flat(output), flat(workspace), place(grad.device()));
   });
   return output;
 }
@@ -245,7 +245,7 @@ Tensor resample_time_grad(
   rust_call([&] {
     core::resample_time_grad(
         operand(grad), operand(values), operand(source_times), operand(target_times), str(mode), str(outside),
-        operand(source_lengths), flat(output), target(values.device()));
+        operand(source_lengths), flat(output), place(values.device()));
   });
   return output;
 }

@@ -2,7 +2,7 @@
 //!
 //! C++ checks, allocates and calls; here, and nowhere else, an address that torch gave becomes a view.
 
-use crate::device::{Place, Stream};
+use crate::device::{self, Stream};
 use crate::error::{Error, Result};
 use crate::ops::{interpolate, resample as op};
 use crate::tensor::{DType, View, ViewMut};
@@ -43,7 +43,7 @@ pub(crate) mod bridge {
 
     /// Where to run: the CPU with torch's threads (device -1), or a stream of a CUDA device.
     #[derive(Debug)]
-    struct Target {
+    struct Place {
         device: i32,
         stream: usize,
     }
@@ -57,7 +57,7 @@ pub(crate) mod bridge {
             outside: &str,
             source_lengths: &Operand,
             output: &Operand,
-            target: &Target,
+            place: &Place,
         ) -> Result<()>;
         fn resample_slope(
             values: &Operand,
@@ -67,7 +67,7 @@ pub(crate) mod bridge {
             outside: &str,
             source_lengths: &Operand,
             output: &Operand,
-            target: &Target,
+            place: &Place,
         ) -> Result<()>;
         fn resample_backward(
             grad: &Operand,
@@ -79,7 +79,7 @@ pub(crate) mod bridge {
             slope: bool,
             output: &Operand,
             workspace: &Operand,
-            target: &Target,
+            place: &Place,
         ) -> Result<()>;
         fn resample_backward_workspace(batch: usize, samples: usize, targets: usize) -> Result<usize>;
         fn resample_time_grad(
@@ -91,7 +91,7 @@ pub(crate) mod bridge {
             outside: &str,
             source_lengths: &Operand,
             output: &Operand,
-            target: &Target,
+            place: &Place,
         ) -> Result<()>;
 
         /// Checks texts and types; `channels` is -1 where the number is not known yet.
@@ -134,7 +134,7 @@ pub(crate) mod bridge {
     }
 }
 
-use bridge::{Kind, Operand, Target};
+use bridge::{Kind, Operand, Place};
 
 /// What `parallel_rows` runs; it outlives the call, which waits for all rows.
 pub(crate) struct Rows<'a>(&'a (dyn Fn(Range<usize>) + Sync));
@@ -197,14 +197,14 @@ impl Operand {
     }
 }
 
-impl Target {
-    fn place(&self) -> Place<'static> {
+impl Place {
+    fn place(&self) -> device::Place<'static> {
         if self.device < 0 {
-            return Place::cpu(&TorchThreads);
+            return device::Place::cpu(&TorchThreads);
         }
         // SAFETY: csrc passes tensors of this device only, with the device's current stream; torch's allocator keeps
         // their memory until the stream has run.
-        unsafe { Place::cuda(Stream { device: self.device, handle: self.stream }) }
+        unsafe { device::Place::cuda(Stream { device: self.device, handle: self.stream }) }
     }
 }
 
@@ -222,7 +222,7 @@ fn resample(
     outside: &str,
     source_lengths: &Operand,
     output: &Operand,
-    target: &Target,
+    place: &Place,
 ) -> std::result::Result<(), String> {
     let call = || {
         op::resample(
@@ -233,7 +233,7 @@ fn resample(
             outside,
             source_lengths.optional(),
             &mut output.output()?,
-            &target.place(),
+            &place.place(),
         )
     };
     told(call())
@@ -248,7 +248,7 @@ fn resample_slope(
     outside: &str,
     source_lengths: &Operand,
     output: &Operand,
-    target: &Target,
+    place: &Place,
 ) -> std::result::Result<(), String> {
     let call = || {
         op::resample_slope(
@@ -259,7 +259,7 @@ fn resample_slope(
             outside,
             source_lengths.optional(),
             &mut output.output()?,
-            &target.place(),
+            &place.place(),
         )
     };
     told(call())
@@ -276,7 +276,7 @@ fn resample_backward(
     slope: bool,
     output: &Operand,
     workspace: &Operand,
-    target: &Target,
+    place: &Place,
 ) -> std::result::Result<(), String> {
     let call = || {
         op::resample_backward(
@@ -289,7 +289,7 @@ fn resample_backward(
             slope,
             &mut output.output()?,
             &mut workspace.output()?,
-            &target.place(),
+            &place.place(),
         )
     };
     told(call())
@@ -309,7 +309,7 @@ fn resample_time_grad(
     outside: &str,
     source_lengths: &Operand,
     output: &Operand,
-    target: &Target,
+    place: &Place,
 ) -> std::result::Result<(), String> {
     let call = || {
         op::resample_time_grad(
@@ -321,7 +321,7 @@ fn resample_time_grad(
             outside,
             source_lengths.optional(),
             &mut output.output()?,
-            &target.place(),
+            &place.place(),
         )
     };
     told(call())
