@@ -10,6 +10,7 @@ use crate::threads::{Serial, Threads};
 use std::ops::Range;
 
 #[cxx::bridge(namespace = "robocache::core")]
+#[allow(clippy::too_many_arguments, reason = "one signature for each operator, in schema order")]
 #[cfg_attr(not(feature = "tch"), allow(dead_code))]
 pub(crate) mod bridge {
     /// The type of a tensor's elements; `None` marks an absent optional tensor.

@@ -1,0 +1,235 @@
+"""Times `resample` beside eager PyTorch and `torch.compile`, after checking every answer, and appends to a record.
+
+    python benches/peers.py                      # this CPU, all threads that torch uses
+    python benches/peers.py --device cuda        # CUDA graph replays over rotating inputs, cold and warm
+    python benches/peers.py --record FILE.jsonl  # appends one line for each case and implementation
+
+A line holds: op, case, dtype, direction, device, threads, impl, metric, median_us, p10_us, p90_us, bytes, command,
+versions. `bytes` is the least that the case moves: source rows that some target touches, the result, the times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import robocache
+import torch
+from robocache import reference
+
+Call = Callable[[], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Sizes of a call: `batch` rows of `samples` samples of `channels` channels to `targets` targets."""
+
+    batch: int
+    samples: int
+    channels: int
+    targets: int
+    dtype: torch.dtype
+
+    def __str__(self) -> str:
+        return f"{self.batch}x{self.samples}x{self.channels}->{self.targets}"
+
+
+CASES = [
+    Case(32, 500, 256, 250, torch.float32),
+    Case(32, 500, 256, 250, torch.bfloat16),
+    Case(64, 4096, 32, 1024, torch.float32),
+    Case(8, 250, 128, 128, torch.float32),
+]
+
+
+@dataclass
+class Inputs:
+    """Random values, ascending random source times in [0, 1) and ascending targets inside them, float64 seconds."""
+
+    values: torch.Tensor
+    source_times: torch.Tensor
+    target_times: torch.Tensor
+
+
+def inputs(case: Case, device: torch.device) -> Inputs:
+    values = torch.randn(case.batch, case.samples, case.channels, device=device).to(case.dtype)
+    times = torch.rand(case.batch, case.samples, dtype=torch.float64, device=device).sort(dim=1).values
+    targets = torch.rand(case.batch, case.targets, dtype=torch.float64, device=device).sort(dim=1).values
+    return Inputs(values, times, targets)
+
+
+def in_torch(values: torch.Tensor, source_times: torch.Tensor, target_times: torch.Tensor) -> torch.Tensor:
+    """The same thing as users write it in PyTorch: search, gather both neighbours, lerp; ends held."""
+    right = torch.searchsorted(source_times, target_times, right=True).clamp(1, source_times.size(1) - 1)
+    left = right - 1
+    start, end = source_times.gather(1, left), source_times.gather(1, right)
+    weight = ((target_times - start) / (end - start)).clamp(0, 1).to(torch.float32).unsqueeze(-1)
+    channels = (-1, -1, values.size(2))
+    a = values.gather(1, left.unsqueeze(-1).expand(channels)).float()
+    b = values.gather(1, right.unsqueeze(-1).expand(channels)).float()
+    return torch.lerp(a, b, weight).to(values.dtype)
+
+
+def least_bytes(case: Case, data: Inputs) -> int:
+    touched = torch.zeros(case.batch, case.samples, dtype=torch.bool, device=data.values.device)
+    right = torch.searchsorted(data.source_times, data.target_times, right=True)
+    for index in (right - 1, right):
+        touched.scatter_(1, index.clamp(0, case.samples - 1), True)
+    rows = int(touched.sum()) + case.batch * case.targets
+    times = data.source_times.numel() + data.target_times.numel()
+    return rows * case.channels * data.values.element_size() + times * 8
+
+
+def check(case: Case, name: str, answer: torch.Tensor, data: Inputs) -> None:
+    """No answer, no time: ours must be the definition's bits, a peer's within a rounding of its type."""
+    expected = reference.resample(data.values, data.source_times, data.target_times)
+    if name == "robocache":
+        if not torch.equal(answer, expected):
+            raise SystemExit(f"peers: {name} at {case} must equal the definition to the bit")
+        return
+    torch.testing.assert_close(answer, expected, rtol=2e-2 if case.dtype == torch.bfloat16 else 1e-4, atol=1e-2)
+
+
+def forward_and_backward(call: Callable[..., torch.Tensor], data: Inputs) -> Call:
+    values = data.values.clone().requires_grad_()
+    grad = torch.ones(
+        values.size(0), data.target_times.size(1), values.size(2), dtype=values.dtype, device=values.device
+    )
+
+    def run() -> torch.Tensor:
+        values.grad = None
+        call(values, data.source_times, data.target_times).backward(grad)
+        assert values.grad is not None
+        return values.grad
+
+    return run
+
+
+def cpu_times(runs: dict[str, Call], seconds: float) -> dict[str, list[float]]:
+    """Microseconds of single calls, the implementations taken in turn so that a busy moment hits all of them."""
+    for run in runs.values():
+        for _ in range(3):
+            run()
+    samples: dict[str, list[float]] = {name: [] for name in runs}
+    end = time.perf_counter() + seconds * len(runs)
+    while time.perf_counter() < end or len(next(iter(samples.values()))) < 10:
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            samples[name].append((time.perf_counter() - start) * 1e6)
+    return samples
+
+
+def cuda_times(calls: list[Call], repeats: int = 30) -> list[float]:
+    """Microseconds a call in a CUDA graph that runs every call of the list once."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for call in calls[:3]:
+            call()
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        for call in calls:
+            call()
+    samples = []
+    for _ in range(repeats):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        samples.append(start.elapsed_time(end) * 1e3 / len(calls))
+    return samples
+
+
+def implementations() -> dict[str, Callable[..., torch.Tensor]]:
+    return {"robocache": robocache.resample, "torch eager": in_torch, "torch.compile": torch.compile(in_torch)}
+
+
+def measure(case: Case, device: torch.device, seconds: float) -> Iterator[dict[str, object]]:
+    data = inputs(case, device)
+    line = {
+        "op": "resample",
+        "case": str(case),
+        "dtype": str(case.dtype).removeprefix("torch."),
+        "device": machine(device),
+    }
+    line |= {"threads": torch.get_num_threads(), "bytes": least_bytes(case, data)}
+    for name, call in implementations().items():
+        check(case, name, call(data.values, data.source_times, data.target_times), data)
+    if device.type == "cpu":
+        for direction in ("forward", "forward+backward"):
+            runs = {
+                name: (lambda call=call: call(data.values, data.source_times, data.target_times))
+                if direction == "forward"
+                else forward_and_backward(call, data)
+                for name, call in implementations().items()
+            }
+            for name, samples in cpu_times(runs, seconds).items():
+                yield line | {"direction": direction, "impl": name, "metric": "call"} | spread(samples)
+        return
+    # Enough inputs that none is still in the L2 cache when its turn comes again.
+    copies = max(4, int(4 * torch.cuda.get_device_properties(device).L2_cache_size / line["bytes"]))  # type: ignore[operator]
+    rotating = [inputs(case, device) for _ in range(copies)]
+    for name, call in implementations().items():
+        cold = [lambda d=d, call=call: call(d.values, d.source_times, d.target_times) for d in rotating]
+        for metric, calls in (("graph, cold", cold), ("graph, warm", cold[:1] * copies)):
+            yield line | {"direction": "forward", "impl": name, "metric": metric} | spread(cuda_times(calls))
+
+
+def spread(samples: list[float]) -> dict[str, object]:
+    deciles = statistics.quantiles(samples, n=10)
+    return {
+        "median_us": round(statistics.median(samples), 3),
+        "p10_us": round(deciles[0], 3),
+        "p90_us": round(deciles[8], 3),
+    }
+
+
+def machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    text = Path("/proc/cpuinfo")
+    names = [line.split(":", 1)[1].strip() for line in text.read_text().splitlines() if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {len(names)} cores"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--seconds", type=float, default=3.0, help="time for each implementation of a case")
+    parser.add_argument("--record", type=Path, help="a .jsonl file to append to")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    versions = {"robocache": robocache.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    command = shlex.join(["python", "benches/peers.py", *sys.argv[1:]])
+    header = (
+        f"{'case':24} {'dtype':9} {'direction':17} {'metric':12} {'implementation':14} {'median µs':>10} {'ratio':>6}"
+    )
+    print(header)
+    for case in CASES:
+        ours: dict[tuple[object, object], float] = {}
+        for line in measure(case, torch.device(options.device), options.seconds):
+            median = float(str(line["median_us"]))
+            key = (line["direction"], line["metric"])
+            ours.setdefault(key, median)
+            print(
+                f"{line['case']:24} {line['dtype']:9} {line['direction']:17} {line['metric']:12} {line['impl']:14} "
+                f"{median:10.1f} {median / ours[key]:6.2f}"
+            )
+            if options.record:
+                options.record.parent.mkdir(parents=True, exist_ok=True)
+                with options.record.open("a") as record:
+                    record.write(json.dumps(line | {"command": command, "versions": versions}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
