@@ -25,3 +25,11 @@ pub use ops::resample::{resample, resample_backward, resample_backward_workspace
 pub use simd::Level;
 pub use tensor::{DType, Element, Shape, View, ViewMut};
 pub use threads::{Serial, StdThreads, Threads};
+
+// The Rust blocks of the guides are tests too.
+#[cfg(all(doctest, feature = "tch"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
+#[cfg(all(doctest, feature = "tch"))]
+#[doc = include_str!("../docs/deploy.md")]
+struct Deploy;
