@@ -11,7 +11,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 # cargo's build script, tch and CMake find torch through the python on the path.
 WITH_VENV := PATH="$(BIN):$$PATH"
 CARGO := $(WITH_VENV) cargo
-FEATURES := none cuda torch torch,cuda tch,cuda
+FEATURES := none cuda torch torch,cuda tch tch,cuda
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build demo test test-rust test-emulator test-python test-cpp lint test-gpu bench wheel clean

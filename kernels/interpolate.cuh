@@ -1,4 +1,4 @@
-// Where a target falls among source times, and which mode a channel has: the device half of src/ops/interpolate.rs.
+// Where a target falls and which mode a channel has: the device half of src/ops/interpolate.rs and src/ops/modes.rs.
 #pragma once
 
 #include "common.cuh"

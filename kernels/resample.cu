@@ -70,21 +70,49 @@ __device__ V blend(V a, V b, typename Element<V>::Compute weight) {
   return E::narrow(SLOPE ? (right - left) * weight : fused(weight, right - left, left));
 }
 
+// What a lane keeps of its row for all the warp: where its bracket's first sample lies and how its channels are made.
+template <class Compute>
+struct RowWork {
+  i64 source;  // offset of channel 0 of sample `left`
+  Compute weight;
+  unsigned flags;
+};
+
+enum Flags : unsigned {
+  IS_ZERO = 1,
+  IS_NAN = 2,
+  BLENDS = 4,           // linear channels take both samples
+  NEXT_IS_RIGHT = 8,    // `next` copies `left + 1`
+  NEAREST_IS_RIGHT = 16
+};
+
+template <class V, bool SLOPE>
+__device__ RowWork<typename Element<V>::Compute> work_of(const ResampleParams& p, const Bracket& bracket, i64 row) {
+  using Compute = typename Element<V>::Compute;
+  const i64 batch = row / p.times.targets;
+  const i64 source = batch * p.values.batch_step + bracket.left * p.values.row_step;
+  const Compute weight = static_cast<Compute>(SLOPE ? bracket.rate : bracket.weight);
+  if (SLOPE) return {source, weight, bracket.rate != 0.0 ? BLENDS : 0u};
+  unsigned flags = bracket.fill == ZERO ? IS_ZERO : (bracket.fill == NOT_A_NUMBER ? IS_NAN : 0u);
+  if (weight != Compute(0) && flags == 0) flags |= BLENDS;
+  if (copied(bracket, NEXT) != bracket.left) flags |= NEXT_IS_RIGHT;
+  if (copied(bracket, NEAREST) != bracket.left) flags |= NEAREST_IS_RIGHT;
+  return {source, weight, flags};
+}
+
 // Which samples an element is made of.
 struct Pick {
-  i64 left;
-  bool right;  // `left + 1` is blended in
+  bool shifted;  // the first sample read is `left + 1`
+  bool both;     // the sample after it is blended in
   bool zero, nan;
 };
 
 template <class V, bool SLOPE>
-__device__ Pick pick(const Bracket& bracket, Mode mode) {
-  using Compute = typename Element<V>::Compute;
-  const bool linear = !IS_RAW<V> && mode == LINEAR;
-  if (SLOPE) return {bracket.left, true, !linear || bracket.rate == 0.0, false};
-  const bool blended = linear && static_cast<Compute>(bracket.weight) != Compute(0);
-  return {blended ? bracket.left : copied(bracket, mode), blended && bracket.fill == NONE, bracket.fill == ZERO,
-          bracket.fill == NOT_A_NUMBER};
+__device__ Pick pick(unsigned flags, Mode mode) {
+  const bool both = !IS_RAW<V> && mode == LINEAR && (flags & BLENDS) != 0;
+  if (SLOPE) return {false, both, !both, false};
+  const bool shifted = (mode == NEXT && (flags & NEXT_IS_RIGHT) != 0) || (mode == NEAREST && (flags & NEAREST_IS_RIGHT) != 0);
+  return {shifted, both, (flags & IS_ZERO) != 0, (flags & IS_NAN) != 0};
 }
 
 // Vectors in flight for each lane before the first is used.
@@ -101,12 +129,15 @@ __device__ void resample_rows(const ResampleParams& p) {
   const i64 first_row = warp / p.tiles * p.rows_per_warp;
   const i64 all = p.times.batch * p.times.targets;
   if (first_row >= all) return;
-  const Bracket mine = find_brackets<T>(p.times, first_row, p.rows_per_warp, lane);
+  const Bracket bracket = find_brackets<T>(p.times, first_row, p.rows_per_warp, lane);
+  const i64 own_row = first_row + lane < all ? first_row + lane : first_row;
+  const RowWork<Compute> mine = work_of<V, SLOPE>(p, bracket, own_row);
 
   const i64 tile_start = warp % p.tiles * p.tile;
   const i64 vectors = (p.last - p.first) / N - tile_start;
   const int across = static_cast<int>(vectors < p.tile ? vectors : p.tile);
-  const int total = across * p.rows_per_warp;
+  const int rows = static_cast<int>(all - first_row < p.rows_per_warp ? all - first_row : p.rows_per_warp);
+  const int total = across * rows;
   for (int base = 0; base < total; base += WARP * FLIGHT) {
     Chunk a[FLIGHT], b[FLIGHT];
     Compute weight[FLIGHT];
@@ -115,19 +146,18 @@ __device__ void resample_rows(const ResampleParams& p) {
 #pragma unroll
     for (int k = 0; k < FLIGHT; ++k) {
       const int item = base + k * WARP + lane;
-      const int r = item < total ? item / across : 0;
-      const i64 row = first_row + r;
+      const bool real = item < total;
+      const int r = real ? item / across : 0;
+      const i64 source = __shfl_sync(ALL_LANES, mine.source, r);
+      const unsigned flags = __shfl_sync(ALL_LANES, mine.flags, r);
+      weight[k] = __shfl_sync(ALL_LANES, mine.weight, r);
       const i64 channel = p.first + (tile_start + (item - r * across)) * N;
-      const Bracket bracket = bracket_of_lane(mine, r);
-      const bool real = item < total && row < all;
-      place[k] = real ? row * p.width + channel : -1;
-      weight[k] = static_cast<Compute>(SLOPE ? bracket.rate : bracket.weight);
-      picks[k] = pick<V, SLOPE>(bracket, real ? mode_of(p.groups, channel) : PREVIOUS);
+      place[k] = real ? (first_row + r) * p.width + channel : -1;
+      picks[k] = pick<V, SLOPE>(flags, real ? mode_of(p.groups, channel) : PREVIOUS);
       if (real && !picks[k].zero && !picks[k].nan) {
-        const i64 offset = row / p.times.targets * p.values.batch_step + picks[k].left * p.values.row_step +
-                           channel * p.values.channel_step;
+        const i64 offset = source + (picks[k].shifted ? p.values.row_step : 0) + channel * p.values.channel_step;
         a[k] = load<Chunk>(element<V>(p.values.data, offset));
-        if (picks[k].right) b[k] = load<Chunk>(element<V>(p.values.data, offset + p.values.row_step));
+        if (picks[k].both) b[k] = load<Chunk>(element<V>(p.values.data, offset + p.values.row_step));
       }
     }
 #pragma unroll
@@ -137,7 +167,7 @@ __device__ void resample_rows(const ResampleParams& p) {
 #pragma unroll
       for (int n = 0; n < N; ++n) {
         V v = a[k].at[n];
-        if constexpr (!IS_RAW<V>) v = picks[k].right ? blend<V, SLOPE>(v, b[k].at[n], weight[k]) : v;
+        if constexpr (!IS_RAW<V>) v = picks[k].both ? blend<V, SLOPE>(v, b[k].at[n], weight[k]) : v;
         out.at[n] = picks[k].nan ? Element<V>::nan() : (picks[k].zero ? V{} : v);
       }
       store(static_cast<V*>(p.output) + place[k], out);

@@ -4,7 +4,7 @@
 
 use crate::device::{self, Stream};
 use crate::error::{Error, Result};
-use crate::ops::{interpolate, resample as op};
+use crate::ops::{modes, resample as op};
 use crate::tensor::{DType, View, ViewMut};
 use crate::threads::{Serial, Threads};
 use std::ops::Range;
@@ -332,7 +332,7 @@ fn check_modes(op: &str, mode: &str, outside: &str, values: Kind, channels: i64)
     let call = || {
         let found = || Error::Type(format!("{op}: values must be of a known type"));
         let channels = usize::try_from(channels).unwrap_or(1);
-        interpolate::check_modes(op, mode, outside, dtype(values).ok_or_else(found)?, channels).map(drop)
+        modes::check_modes(op, mode, outside, dtype(values).ok_or_else(found)?, channels).map(drop)
     };
     told(call())
 }
@@ -341,7 +341,7 @@ fn named_channels(mode: &str) -> i64 {
     if !mode.contains([':', ',']) {
         return -2;
     }
-    interpolate::Modes::named_channels(mode).and_then(|channels| i64::try_from(channels).ok()).unwrap_or(-1)
+    modes::Modes::named_channels(mode).and_then(|channels| i64::try_from(channels).ok()).unwrap_or(-1)
 }
 
 fn check_times(op: &str, source_times: &Operand, source_lengths: &Operand) -> std::result::Result<(), String> {

@@ -11,7 +11,8 @@ export PYTHONDONTWRITEBYTECODE=1
 
 "$python" -c 'import torch, sys; sys.exit(None if torch.cuda.is_available() else "test-gpu: no CUDA device on this machine")'
 "$python" -m robocache doctor
-"$python" -m pytest -q -m gpu -p no:cacheprovider tests/torch
+# The command line's tests need readers that such a machine may lack, and none of them runs on the GPU.
+"$python" -m pytest -q -m gpu -p no:cacheprovider --ignore-glob='*test_align*' --ignore=tests/torch/test_docs.py tests/torch
 
 if ! command -v compute-sanitizer > /dev/null; then
   echo "test-gpu: compute-sanitizer is not on the path, so memory and races were NOT checked" >&2

@@ -1,7 +1,8 @@
 //! Source and target times of a batch, checked and ready to be searched: the temporal half of an operator's arguments.
 
 use crate::error::{Error, Result};
-use crate::ops::interpolate::{Bracket, Outside, Samples, Time, first_descent};
+use crate::ops::interpolate::{Bracket, Samples, Time, first_descent};
+use crate::ops::modes::Outside;
 use crate::tensor::{DType, View};
 use std::fmt::Debug;
 use std::ops::Range;

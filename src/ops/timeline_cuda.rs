@@ -1,6 +1,6 @@
 //! The temporal half of a kernel's arguments: mirrors of the structs in `kernels/interpolate.cuh`.
 
-use crate::ops::interpolate::{Group, Modes, Outside};
+use crate::ops::modes::{Group, Modes, Outside};
 use crate::ops::timeline::Timeline;
 
 /// Groups that one launch can hold; more are run by several launches.

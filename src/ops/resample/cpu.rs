@@ -1,7 +1,8 @@
 //! `resample` on the CPU: rows in parallel, brackets a chunk at a time, channels vectorised.
 
 use super::Forward;
-use crate::ops::interpolate::{Bracket, Fill, Group, Mode};
+use crate::ops::interpolate::{Bracket, Fill};
+use crate::ops::modes::{Group, Mode};
 use crate::ops::timeline::Timeline;
 use crate::simd::{Blend, Compute, Level, Work};
 use crate::tensor::{DType, Element, View};

@@ -3,7 +3,8 @@
 use super::cpu::{GRAIN, Output, Row, Targets, Value, grain};
 use super::plan::Workspace;
 use super::{Backward, TimeGradient};
-use crate::ops::interpolate::{Bracket, Fill, Mode};
+use crate::ops::interpolate::{Bracket, Fill};
+use crate::ops::modes::Mode;
 use crate::simd::{Blend, Compute, Level, Work};
 use crate::tensor::DType;
 use crate::threads::Threads;

@@ -5,7 +5,8 @@ use super::{Backward, Forward, TimeGradient};
 use crate::cuda;
 use crate::device::Stream;
 use crate::error::Result;
-use crate::ops::interpolate::{Bracket, Modes};
+use crate::ops::interpolate::Bracket;
+use crate::ops::modes::Modes;
 use crate::ops::timeline_cuda::{Groups, Times};
 use crate::tensor::View;
 

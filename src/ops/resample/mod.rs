@@ -20,7 +20,7 @@ pub mod plan;
 
 use crate::device::{Place, Where};
 use crate::error::{Error, Result};
-use crate::ops::interpolate::{Modes, check_modes};
+use crate::ops::modes::{Modes, check_modes};
 use crate::ops::timeline::Timeline;
 use crate::tensor::{DType, View, ViewMut};
 use plan::Workspace;
@@ -189,7 +189,7 @@ pub(crate) unsafe fn check_times(
     source_lengths: Option<View>,
 ) -> Result<()> {
     let (batch, samples) = (source_times.size(0), source_times.size(1));
-    let outside = crate::ops::interpolate::Outside::Hold;
+    let outside = crate::ops::modes::Outside::Hold;
     let timeline = Timeline::new(op, batch, samples, source_times, target_times, source_lengths, outside)?;
     // SAFETY: the caller's promise.
     unsafe { timeline.check(op) }
