@@ -77,29 +77,28 @@ struct alignas(sizeof(V) * N) Vector {
 template <class V>
 constexpr int WIDE = 16 / sizeof(V);
 
-// One access of a vector's whole width, through the read-only path.
-template <class Chunk>
-__device__ Chunk load(const void* from) {
+// A vector as it travels: 16 bytes stay four registers until they are used, however small the elements.
+template <class Chunk, bool WHOLE = sizeof(Chunk) == 16>
+struct Packed {
   Chunk chunk;
-  if constexpr (sizeof(Chunk) == 16) {
-    const uint4 words = __ldg(static_cast<const uint4*>(from));
-    memcpy(&chunk, &words, sizeof(chunk));
-  } else {
-    chunk = *static_cast<const Chunk*>(from);
-  }
-  return chunk;
-}
+  __device__ void load(const void* from) { chunk = *static_cast<const Chunk*>(from); }
+  __device__ void store(void* to) const { *static_cast<Chunk*>(to) = chunk; }
+  __device__ Chunk unpack() const { return chunk; }
+  __device__ void pack(const Chunk& from) { chunk = from; }
+};
 
 template <class Chunk>
-__device__ void store(void* to, const Chunk& chunk) {
-  if constexpr (sizeof(Chunk) == 16) {
-    uint4 words;
-    memcpy(&words, &chunk, sizeof(chunk));
-    *static_cast<uint4*>(to) = words;
-  } else {
-    *static_cast<Chunk*>(to) = chunk;
+struct Packed<Chunk, true> {
+  uint4 words;
+  __device__ void load(const void* from) { words = __ldg(static_cast<const uint4*>(from)); }
+  __device__ void store(void* to) const { *static_cast<uint4*>(to) = words; }
+  __device__ Chunk unpack() const {
+    Chunk chunk;
+    memcpy(&chunk, &words, sizeof(chunk));
+    return chunk;
   }
-}
+  __device__ void pack(const Chunk& from) { memcpy(&words, &from, sizeof(words)); }
+};
 
 // A pointer into a strided tensor, strides in elements.
 template <class V>

@@ -80,7 +80,7 @@ __device__ Samples<T> samples_of(const Timeline& times, i64 row) {
   return {element<T>(times.source_times, row * times.source_row), times.source_step, count};
 }
 
-// Samples at or before `target`, found by one lane: the same steps as on the CPU.
+// Samples at or before `target`, found by one lane.
 template <class T>
 __device__ i64 upper_bound(const Samples<T>& samples, T target) {
   i64 low = 0, length = samples.count;
@@ -178,7 +178,8 @@ __device__ Bracket find_brackets(const Timeline& times, i64 first_row, int rows,
         for (int r = 0; r < LOCKSTEP; ++r) {
           stride[r] = (length[r] + WARP - 1) / WARP;
           const i64 pivot = (lane + 1) * stride[r] - 1;
-          before[r] = pivot < length[r] && shared[r].at(low[r] + pivot) <= wanted[r];
+          // Unsigned: the pivot of a row that is found already, while others are not, is -1.
+          before[r] = static_cast<u64>(pivot) < static_cast<u64>(length[r]) && shared[r].at(low[r] + pivot) <= wanted[r];
         }
 #pragma unroll
         for (int r = 0; r < LOCKSTEP; ++r) {

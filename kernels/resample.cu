@@ -16,8 +16,7 @@ struct ResampleParams {
   Timeline times;
   Groups groups;
   Channels values;  // [B, S, D]
-  Channels grad;    // [B, T, D], for the time gradient
-  void* output;     // [B, T, D], or [B, T] for the time gradient
+  void* output;     // [B, T, D]
   i64 width;        // D
   i64 first, last;  // the channels of this launch
   i64 tile;         // vectors of a row that one warp handles
@@ -25,7 +24,20 @@ struct ResampleParams {
   int rows_per_warp;
   int pad;
 };
-static_assert(sizeof(ResampleParams) == 416, "mirrors ops::resample::cuda::ForwardParams");
+static_assert(sizeof(ResampleParams) == 384, "mirrors ops::resample::cuda::ForwardParams");
+
+// A lane's sum runs over all channels, so all of them are one launch; its parameters have 4096 bytes for their runs.
+constexpr int MAX_RUNS = 224;
+
+struct ResampleTimeGradParams {
+  Timeline times;
+  Channels values;                      // [B, S, D]
+  Channels grad;                        // [B, T, D]
+  void* output;                         // [B, T]
+  i64 runs;
+  i64 first[MAX_RUNS], last[MAX_RUNS];  // runs of linear channels, ascending
+};
+static_assert(sizeof(ResampleTimeGradParams) == 3760, "mirrors ops::resample::cuda::TimeGradParams");
 
 struct ResampleBracketParams {
   Timeline times;
@@ -139,7 +151,7 @@ __device__ void resample_rows(const ResampleParams& p) {
   const int rows = static_cast<int>(all - first_row < p.rows_per_warp ? all - first_row : p.rows_per_warp);
   const int total = across * rows;
   for (int base = 0; base < total; base += WARP * FLIGHT) {
-    Chunk a[FLIGHT], b[FLIGHT];
+    Packed<Chunk> a[FLIGHT], b[FLIGHT];
     Compute weight[FLIGHT];
     Pick picks[FLIGHT];
     i64 place[FLIGHT];
@@ -156,29 +168,32 @@ __device__ void resample_rows(const ResampleParams& p) {
       picks[k] = pick<V, SLOPE>(flags, real ? mode_of(p.groups, channel) : PREVIOUS);
       if (real && !picks[k].zero && !picks[k].nan) {
         const i64 offset = source + (picks[k].shifted ? p.values.row_step : 0) + channel * p.values.channel_step;
-        a[k] = load<Chunk>(element<V>(p.values.data, offset));
-        if (picks[k].both) b[k] = load<Chunk>(element<V>(p.values.data, offset + p.values.row_step));
+        a[k].load(element<V>(p.values.data, offset));
+        if (picks[k].both) b[k].load(element<V>(p.values.data, offset + p.values.row_step));
       }
     }
 #pragma unroll
     for (int k = 0; k < FLIGHT; ++k) {
       if (place[k] < 0) continue;
+      const Chunk left = a[k].unpack(), right = b[k].unpack();
       Chunk out;
 #pragma unroll
       for (int n = 0; n < N; ++n) {
-        V v = a[k].at[n];
-        if constexpr (!IS_RAW<V>) v = picks[k].both ? blend<V, SLOPE>(v, b[k].at[n], weight[k]) : v;
+        V v = left.at[n];
+        if constexpr (!IS_RAW<V>) v = picks[k].both ? blend<V, SLOPE>(v, right.at[n], weight[k]) : v;
         out.at[n] = picks[k].nan ? Element<V>::nan() : (picks[k].zero ? V{} : v);
       }
-      store(static_cast<V*>(p.output) + place[k], out);
+      Packed<Chunk> packed;
+      packed.pack(out);
+      packed.store(static_cast<V*>(p.output) + place[k]);
     }
   }
 }
 
-// Threads: a warp sums the channels of one row of [B * T]; lane l adds the channels l, l + 32, ... in ascending order
-// and the lanes are added pairwise, 16, 8, 4, 2, 1 apart.
+// Threads: a warp sums the linear channels of one row of [B * T]; lane l adds those of l, l + 32, ... in ascending
+// order and the lanes are added pairwise, 16, 8, 4, 2, 1 apart.
 template <class T, class V>
-__device__ void time_gradient_rows(const ResampleParams& p) {
+__device__ void time_gradient_rows(const ResampleTimeGradParams& p) {
   using E = Element<V>;
   using Compute = typename E::Compute;
   const int lane = threadIdx.x % WARP;
@@ -191,13 +206,15 @@ __device__ void time_gradient_rows(const ResampleParams& p) {
     const Compute rate = static_cast<Compute>(bracket.rate);
     const i64 left = batch * p.values.batch_step + bracket.left * p.values.row_step;
     const i64 top = batch * p.grad.batch_step + column * p.grad.row_step;
-    for (i64 channel = lane; channel < p.width; channel += WARP) {
-      if (mode_of(p.groups, channel) != LINEAR) continue;
-      const i64 offset = left + channel * p.values.channel_step;
-      const Compute a = E::widen(*element<V>(p.values.data, offset));
-      const Compute b = E::widen(*element<V>(p.values.data, offset + p.values.row_step));
-      const Compute g = E::widen(*element<V>(p.grad.data, top + channel * p.grad.channel_step));
-      sum = fused(g, (b - a) * rate, sum);
+    for (i64 run = 0; run < p.runs; ++run) {
+      const i64 start = p.first[run] / WARP * WARP + lane;
+      for (i64 channel = start < p.first[run] ? start + WARP : start; channel < p.last[run]; channel += WARP) {
+        const i64 offset = left + channel * p.values.channel_step;
+        const Compute a = E::widen(*element<V>(p.values.data, offset));
+        const Compute b = E::widen(*element<V>(p.values.data, offset + p.values.row_step));
+        const Compute g = E::widen(*element<V>(p.grad.data, top + channel * p.grad.channel_step));
+        sum = fused(g, (b - a) * rate, sum);
+      }
     }
   }
   for (int apart = WARP / 2; apart > 0; apart /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, apart);
@@ -260,7 +277,9 @@ __device__ void backward_rows(const ResampleBackwardParams& p) {
       Compute part;
       if (!share(brackets[target], mode, p.slope != 0, side == 0, &part)) continue;
       const i64 offset = batch * p.grad.batch_step + target * p.grad.row_step + channel * p.grad.channel_step;
-      const Chunk grad = load<Chunk>(element<V>(p.grad.data, offset));
+      Packed<Chunk> packed;
+      packed.load(element<V>(p.grad.data, offset));
+      const Chunk grad = packed.unpack();
 #pragma unroll
       for (int n = 0; n < N; ++n) sums[n] = fused(part, E::widen(grad.at[n]), sums[n]);
     }
@@ -268,7 +287,9 @@ __device__ void backward_rows(const ResampleBackwardParams& p) {
   Chunk out;
 #pragma unroll
   for (int n = 0; n < N; ++n) out.at[n] = E::narrow(sums[n]);
-  store(static_cast<V*>(p.output) + row * p.width + channel, out);
+  Packed<Chunk> packed;
+  packed.pack(out);
+  packed.store(static_cast<V*>(p.output) + row * p.width + channel);
 }
 
 }  // namespace
@@ -345,7 +366,7 @@ FORWARD_ALL(i64, long long)
 
 #define GRADIENTS(TIME, T, VALUE, V)                                                              \
   KERNEL(resample_slope_##TIME##_##VALUE, ResampleParams, 128, resample_rows<T, V, 1, true>)      \
-  KERNEL(resample_time_grad_##TIME##_##VALUE, ResampleParams, 128, time_gradient_rows<T, V>)
+  KERNEL(resample_time_grad_##TIME##_##VALUE, ResampleTimeGradParams, 128, time_gradient_rows<T, V>)
 #define GRADIENTS_ALL(TIME, T)        \
   GRADIENTS(TIME, T, f64, double)     \
   GRADIENTS(TIME, T, f32, float)      \

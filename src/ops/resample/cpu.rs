@@ -289,12 +289,12 @@ impl<V> Output<V> {
 }
 
 /// `resample` (or its slope) of host memory.
-pub(super) fn forward(call: &Forward, slope: bool, output: *mut u8, threads: &dyn Threads) {
+pub(super) fn forward(call: &Forward, slope: bool, output: *mut u8, threads: &dyn Threads, level: Level) {
     match call.values.dtype() {
-        DType::F64 => blended::<f64>(call, slope, output, threads),
-        DType::F32 => blended::<f32>(call, slope, output, threads),
-        DType::F16 => blended::<f16>(call, slope, output, threads),
-        DType::BF16 => blended::<bf16>(call, slope, output, threads),
+        DType::F64 => blended::<f64>(call, slope, output, threads, level),
+        DType::F32 => blended::<f32>(call, slope, output, threads, level),
+        DType::F16 => blended::<f16>(call, slope, output, threads, level),
+        DType::BF16 => blended::<bf16>(call, slope, output, threads, level),
         integer => match integer.size() {
             8 => copied_only::<u64>(call, output, threads),
             4 => copied_only::<u32>(call, output, threads),
@@ -308,10 +308,9 @@ pub(super) fn grain(width: usize) -> usize {
     GRAIN.div_ceil(width.max(1))
 }
 
-fn blended<V: Blend + Value>(call: &Forward, slope: bool, output: *mut u8, threads: &dyn Threads) {
+fn blended<V: Blend + Value>(call: &Forward, slope: bool, output: *mut u8, threads: &dyn Threads, level: Level) {
     let (rows, width) = (call.timeline.batch() * call.timeline.targets(), call.channels());
     let output = Output::<V> { first: output.cast(), width };
-    let level = Level::best();
     threads.run(rows, grain(width), &|rows| match slope {
         false => level.run(Blended(Part { call, output, rows })),
         true => level.run(Slope(Part { call, output, rows })),

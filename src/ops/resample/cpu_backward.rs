@@ -161,20 +161,20 @@ pub(super) fn backward(
     workspace: &mut [u8],
     plan: &Workspace,
     threads: &dyn Threads,
+    level: Level,
 ) {
     let sorted = sort(call, workspace, plan, threads);
     match call.grad.dtype() {
-        DType::F64 => gather::<f64>(call, &sorted, output, threads),
-        DType::F32 => gather::<f32>(call, &sorted, output, threads),
-        DType::F16 => gather::<f16>(call, &sorted, output, threads),
-        _ => gather::<bf16>(call, &sorted, output, threads),
+        DType::F64 => gather::<f64>(call, &sorted, output, threads, level),
+        DType::F32 => gather::<f32>(call, &sorted, output, threads, level),
+        DType::F16 => gather::<f16>(call, &sorted, output, threads, level),
+        _ => gather::<bf16>(call, &sorted, output, threads, level),
     }
 }
 
-fn gather<V: Blend>(call: &Backward, sorted: &Sorted, output: *mut u8, threads: &dyn Threads) {
+fn gather<V: Blend>(call: &Backward, sorted: &Sorted, output: *mut u8, threads: &dyn Threads, level: Level) {
     let width = call.grad.size(2);
     let output = Output::<V> { first: output.cast(), width };
-    let level = Level::best();
     let rows = call.timeline.batch() * call.timeline.samples();
     threads.run(rows, grain(width), &|rows| level.run(Gather { call, sorted, output, rows }));
 }
@@ -258,22 +258,21 @@ impl<V: Blend + Value, T: Blend> Work for Dot<'_, V, T> {
 }
 
 /// `resample_time_grad` of host memory.
-pub(super) fn time_gradient(call: &TimeGradient, output: *mut u8, threads: &dyn Threads) {
+pub(super) fn time_gradient(call: &TimeGradient, output: *mut u8, threads: &dyn Threads, level: Level) {
     match (call.forward.values.dtype(), call.forward.timeline.source_times.dtype()) {
-        (DType::F64, DType::F64) => dot::<f64, f64>(call, output, threads),
-        (DType::F64, _) => dot::<f64, f32>(call, output, threads),
-        (DType::F32, DType::F64) => dot::<f32, f64>(call, output, threads),
-        (DType::F32, _) => dot::<f32, f32>(call, output, threads),
-        (DType::F16, DType::F64) => dot::<f16, f64>(call, output, threads),
-        (DType::F16, _) => dot::<f16, f32>(call, output, threads),
-        (_, DType::F64) => dot::<bf16, f64>(call, output, threads),
-        _ => dot::<bf16, f32>(call, output, threads),
+        (DType::F64, DType::F64) => dot::<f64, f64>(call, output, threads, level),
+        (DType::F64, _) => dot::<f64, f32>(call, output, threads, level),
+        (DType::F32, DType::F64) => dot::<f32, f64>(call, output, threads, level),
+        (DType::F32, _) => dot::<f32, f32>(call, output, threads, level),
+        (DType::F16, DType::F64) => dot::<f16, f64>(call, output, threads, level),
+        (DType::F16, _) => dot::<f16, f32>(call, output, threads, level),
+        (_, DType::F64) => dot::<bf16, f64>(call, output, threads, level),
+        _ => dot::<bf16, f32>(call, output, threads, level),
     }
 }
 
-fn dot<V: Blend + Value, T: Blend>(call: &TimeGradient, output: *mut u8, threads: &dyn Threads) {
+fn dot<V: Blend + Value, T: Blend>(call: &TimeGradient, output: *mut u8, threads: &dyn Threads, level: Level) {
     let output = Output::<T> { first: output.cast(), width: 1 };
-    let level = Level::best();
     let rows = call.forward.timeline.batch() * call.forward.timeline.targets();
     threads.run(rows, grain(call.forward.values.size(2)), &|rows| {
         level.run(Dot { call, output, rows, values: std::marker::PhantomData::<V> })

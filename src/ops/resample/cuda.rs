@@ -1,10 +1,10 @@
 //! `resample` on CUDA: each kernel's parameters and its launch.
 
-use super::plan::{self, Case, Plan, Workspace};
+use super::plan::{self, Case, Workspace};
 use super::{Backward, Forward, TimeGradient};
 use crate::cuda;
 use crate::device::Stream;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::interpolate::Bracket;
 use crate::ops::modes::Modes;
 use crate::ops::timeline_cuda::{Groups, Times};
@@ -40,7 +40,6 @@ struct ForwardParams {
     times: Times,
     groups: Groups,
     values: Channels,
-    grad: Channels,
     output: *mut u8,
     width: i64,
     first: i64,
@@ -51,7 +50,25 @@ struct ForwardParams {
     pad: i32,
 }
 
-const _: () = assert!(size_of::<ForwardParams>() == 416);
+const _: () = assert!(size_of::<ForwardParams>() == 384);
+
+/// Runs of linear channels that the one launch of a time gradient can hold.
+const MAX_RUNS: usize = 224;
+
+/// `ResampleTimeGradParams` in the kernels.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+struct TimeGradParams {
+    times: Times,
+    values: Channels,
+    grad: Channels,
+    output: *mut u8,
+    runs: i64,
+    first: [i64; MAX_RUNS],
+    last: [i64; MAX_RUNS],
+}
+
+const _: () = assert!(size_of::<TimeGradParams>() == 3760);
 
 /// `ResampleBracketParams` in the kernels.
 #[repr(C)]
@@ -128,22 +145,16 @@ fn forward_case(call: &Forward, output: *mut u8) -> Case {
     }
 }
 
-fn launch_forward(
-    op: &'static str,
-    call: &Forward,
-    grad: &View,
-    output: *mut u8,
-    stream: Stream,
-    plan_of: impl Fn(&Case) -> Result<Plan>,
-) -> Result<()> {
+/// `resample` (or its slope) of device memory.
+pub(super) fn forward(op: &'static str, call: &Forward, slope: bool, output: *mut u8, stream: Stream) -> Result<()> {
     let case = forward_case(call, output);
+    let plan_of = if slope { plan::slope } else { plan::forward };
     for (groups, first, last) in Groups::launches(&call.modes) {
         let plan = plan_of(&Case { channels: (last - first) as usize, ..case })?;
         let params = ForwardParams {
             times: Times::new(&call.timeline),
             groups,
             values: Channels::new(&call.values),
-            grad: Channels::new(grad),
             output,
             width: case.channels as i64,
             first,
@@ -160,14 +171,32 @@ fn launch_forward(
     Ok(())
 }
 
-/// `resample` (or its slope) of device memory.
-pub(super) fn forward(op: &'static str, call: &Forward, slope: bool, output: *mut u8, stream: Stream) -> Result<()> {
-    launch_forward(op, call, &call.values, output, stream, if slope { plan::slope } else { plan::forward })
-}
-
 /// `resample_time_grad` of device memory.
 pub(super) fn time_gradient(op: &'static str, call: &TimeGradient, output: *mut u8, stream: Stream) -> Result<()> {
-    launch_forward(op, &call.forward, &call.grad, output, stream, plan::time_grad)
+    let forward = &call.forward;
+    let linear: Vec<_> = forward.modes.groups().iter().filter(|group| group.mode.blends()).collect();
+    if linear.len() > MAX_RUNS {
+        return Err(Error::Value(format!(
+            "{op}: mode must have at most {MAX_RUNS} runs of linear channels on CUDA, got {}",
+            linear.len()
+        )));
+    }
+    let (mut first, mut last) = ([0; MAX_RUNS], [0; MAX_RUNS]);
+    for (run, group) in linear.iter().enumerate() {
+        (first[run], last[run]) = (group.channels.start as i64, group.channels.end as i64);
+    }
+    let params = TimeGradParams {
+        times: Times::new(&forward.timeline),
+        values: Channels::new(&forward.values),
+        grad: Channels::new(&call.grad),
+        output,
+        runs: linear.len() as i64,
+        first,
+        last,
+    };
+    let plan = plan::time_grad(&forward_case(forward, output))?;
+    // SAFETY: as for the forward; the launch has a warp for each target.
+    unsafe { cuda::launch(op, stream.device, stream.handle, FILE, &plan.launch, &params) }
 }
 
 /// `resample_backward` of device memory: brackets, their order, then one gather for each run of groups.

@@ -16,12 +16,15 @@ mod cpu;
 mod cpu_backward;
 #[cfg(feature = "cuda")]
 mod cuda;
+#[cfg(test)]
+mod levels;
 pub mod plan;
 
 use crate::device::{Place, Where};
 use crate::error::{Error, Result};
 use crate::ops::modes::{Modes, check_modes};
 use crate::ops::timeline::Timeline;
+use crate::simd::Level;
 use crate::tensor::{DType, View, ViewMut};
 use plan::Workspace;
 
@@ -164,7 +167,7 @@ pub fn resample(
     }
     match place.0 {
         Where::Cpu(threads) => {
-            cpu::forward(&call, false, output.data(), threads);
+            cpu::forward(&call, false, output.data(), threads, Level::best());
             Ok(())
         }
         #[cfg(feature = "cuda")]
@@ -222,7 +225,7 @@ pub fn resample_slope(
     }
     match place.0 {
         Where::Cpu(threads) => {
-            cpu::forward(&call, true, output.data(), threads);
+            cpu::forward(&call, true, output.data(), threads, Level::best());
             Ok(())
         }
         #[cfg(feature = "cuda")]
@@ -262,7 +265,7 @@ pub fn resample_backward(
 ) -> Result<()> {
     const OP: &str = "resample_backward";
     check_floating(OP, "grad", grad.dtype())?;
-    let (batch, samples) = (grad.size(0), source_times.size(source_times.rank() - 1));
+    let (batch, samples) = (grad.size(0), source_times.size(source_times.rank().saturating_sub(1)));
     let (modes, outside) = check_modes(OP, mode, outside, grad.dtype(), grad.size(2))?;
     let timeline = Timeline::new(OP, batch, samples, source_times, target_times, source_lengths, outside)?;
     check_shape(OP, "grad", &grad, [batch, timeline.targets(), grad.size(2)])?;
@@ -283,7 +286,7 @@ pub fn resample_backward(
         Where::Cpu(threads) => {
             // SAFETY: the workspace is ours for the call and was just found large enough.
             let memory = unsafe { std::slice::from_raw_parts_mut(workspace.data(), plan.bytes) };
-            cpu_backward::backward(&call, output.data(), memory, &plan, threads);
+            cpu_backward::backward(&call, output.data(), memory, &plan, threads, Level::best());
             Ok(())
         }
         #[cfg(feature = "cuda")]
@@ -298,7 +301,7 @@ pub fn resample_backward(
 /// Channel `c` is added to partial sum `c % 32` in ascending order; the 32 are added pairwise, 16, 8, 4, 2, 1 apart.
 ///
 /// # Errors
-/// As for [`resample`].
+/// As for [`resample`]; on CUDA also [`Error::Value`] for more than 224 runs of `linear` channels between others.
 #[allow(clippy::too_many_arguments)]
 pub fn resample_time_grad(
     grad: View,
@@ -328,7 +331,7 @@ pub fn resample_time_grad(
     let call = TimeGradient { grad, forward };
     match place.0 {
         Where::Cpu(threads) => {
-            cpu_backward::time_gradient(&call, output.data(), threads);
+            cpu_backward::time_gradient(&call, output.data(), threads, Level::best());
             Ok(())
         }
         #[cfg(feature = "cuda")]

@@ -1,0 +1,368 @@
+//! CUDA against the CPU, bit for bit, on a GPU or on the emulated driver of `tests/emulator`.
+//!
+//! Without a driver each test says that it is skipped, and fails under `ROBOCACHE_REQUIRE_CUDA=1`. `ROBOCACHE_CASES`
+//! sets the number of random cases.
+
+#![cfg(feature = "cuda")]
+
+mod definition;
+mod random;
+
+use cudarc::driver::{result, sys};
+use definition::Mode;
+use random::array::{Array, difference, same};
+use random::run::{Host, Memory, Op, run};
+use random::{Case, FLOATING, INTEGERS, Random, Sizes, cases};
+use robocache::{DType, Error, Place, Serial, Stream, View, ViewMut, resample};
+use std::cell::RefCell;
+use std::io::Write;
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+/// The first device, its primary context and two streams: the default one and another.
+struct Device {
+    context: usize,
+    streams: [usize; 2],
+    emulated: bool,
+}
+
+/// The device, or why there is none.
+fn device() -> Result<&'static Device, &'static str> {
+    static DEVICE: OnceLock<Result<Device, &'static str>> = OnceLock::new();
+    let open = || {
+        // SAFETY: loading the driver runs its constructors only.
+        if !unsafe { sys::is_culib_present() } {
+            return Err("no CUDA driver was found on this machine");
+        }
+        result::init().map_err(|_| "the CUDA driver could not start")?;
+        let device = result::device::get(0).map_err(|_| "the CUDA driver has no device")?;
+        // SAFETY: the device is the driver's own; its context is kept for the rest of the process.
+        let context = unsafe { result::primary_ctx::retain(device) }.unwrap();
+        // SAFETY: as above.
+        unsafe { result::ctx::set_current(context) }.unwrap();
+        let other = result::stream::create(result::stream::StreamKind::NonBlocking).unwrap();
+        let emulated = result::device::get_name(device).unwrap() == "RoboCache emulator";
+        Ok(Device { context: context.addr(), streams: [0, other.addr()], emulated })
+    };
+    DEVICE.get_or_init(open).as_ref().map_err(|why| *why)
+}
+
+/// The device with its context current on this thread; `None`, aloud, where a test must be skipped.
+fn begin(test: &str) -> Option<&'static Device> {
+    match device() {
+        Ok(device) => {
+            // SAFETY: a retained primary context.
+            unsafe { result::ctx::set_current(device.context as sys::CUcontext) }.unwrap();
+            Some(device)
+        }
+        Err(why) => {
+            assert!(std::env::var("ROBOCACHE_REQUIRE_CUDA").as_deref() != Ok("1"), "{test} needs CUDA: {why}");
+            skip(test, why);
+            None
+        }
+    }
+}
+
+/// Past the capture of the test harness, which hides what a passing test prints.
+fn skip(test: &str, why: &str) {
+    let _ = writeln!(std::io::stderr(), "skipped: {test}: {why}");
+}
+
+/// Device memory, each upload in an allocation of its own and of its exact size.
+struct Gpu {
+    stream: usize,
+    kept: RefCell<Vec<sys::CUdeviceptr>>,
+}
+
+impl Gpu {
+    fn new(device: &Device, index: u64) -> Gpu {
+        Gpu { stream: device.streams[index as usize % 2], kept: RefCell::default() }
+    }
+}
+
+impl Memory for Gpu {
+    fn upload(&self, bytes: &[u8]) -> *mut u8 {
+        // SAFETY: the context is current (`begin`); the allocation has room for the bytes.
+        let address = unsafe {
+            let address = result::malloc_sync(bytes.len().max(1)).unwrap();
+            result::memcpy_htod_sync(address, bytes).unwrap();
+            address
+        };
+        self.kept.borrow_mut().push(address);
+        address as usize as *mut u8
+    }
+
+    fn download(&self, address: *const u8, bytes: usize) -> Vec<u8> {
+        let mut found = vec![0; bytes];
+        // SAFETY: the stream is live; the address and size are within an upload.
+        unsafe {
+            result::stream::synchronize(self.stream as sys::CUstream).expect("the stream ran its work");
+            result::memcpy_dtoh_sync(&mut found, address.addr() as sys::CUdeviceptr).unwrap();
+        }
+        found
+    }
+
+    fn place(&self) -> Place<'_> {
+        // SAFETY: `run` uploads every view to this memory and keeps it until it has downloaded the result.
+        unsafe { Place::cuda(Stream { device: 0, handle: self.stream }) }
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        for address in self.kept.take() {
+            // SAFETY: from `malloc_sync`, freed once; freeing waits for the device. The emulator then looks at guards.
+            let freed = unsafe { result::free_sync(address) };
+            assert!(freed.is_ok() || std::thread::panicking(), "{freed:?}");
+        }
+    }
+}
+
+/// Every operator that the case has, here and there.
+fn compare(device: &Device, index: u64, case: &Case) {
+    for op in Op::of(case) {
+        let wanted = run(case, op, &Host::new(&Serial)).unwrap_or_else(|error| panic!("{error}: {case:?}"));
+        let found = run(case, op, &Gpu::new(device, index)).unwrap_or_else(|error| panic!("{error}: {case:?}"));
+        let dtype = op.dtype(case);
+        assert!(same(dtype, &found, &wanted), "case {index} {op:?}: {}\n{case:?}", difference(dtype, &found, &wanted));
+    }
+}
+
+#[test]
+fn cuda_and_cpu_give_equal_bits() {
+    let Some(device) = begin("cuda_and_cpu_give_equal_bits") else { return };
+    let count = cases(3000);
+    for index in 0..count {
+        compare(device, index, &Case::random(index, &FLOATING));
+    }
+    for index in 0..count / 4 {
+        compare(device, index, &Case::random(index, &INTEGERS));
+    }
+}
+
+#[test]
+fn threads_that_start_at_once_give_equal_bits() {
+    let Some(device) = begin("threads_that_start_at_once_give_equal_bits") else { return };
+    let count = cases(3000) / 40;
+    std::thread::scope(|scope| {
+        for thread in 1..=4 {
+            scope.spawn(move || {
+                begin("a thread");
+                (0..count).for_each(|index| compare(device, index, &Case::random(thread << 32 | index, &FLOATING)));
+            });
+        }
+    });
+}
+
+#[test]
+fn large_calls_that_divide_the_work_otherwise_give_equal_bits() {
+    let Some(device) = begin("large_calls_that_divide_the_work_otherwise_give_equal_bits") else { return };
+    let sizes = |batch, samples, targets, channels| Sizes { batch, samples, targets, channels };
+    let kinds = [
+        // 8, 16 and 32 rows a warp: searched together, then by one lane each.
+        (DType::BF16, sizes(1, 1000, 17_000, 9)),
+        (DType::F32, sizes(1, 50, 33_000, 5)),
+        (DType::F64, sizes(2, 200, 40_000, 3)),
+        (DType::U8, sizes(3, 9, 25_000, 1)),
+        // Rows that are cut into tiles, and more bytes than a lane takes at once.
+        (DType::F32, sizes(1, 3, 5, 1030)),
+        (DType::F64, sizes(2, 3, 2, 2064)),
+        (DType::BF16, sizes(1, 3, 3, 8208)),
+        (DType::I16, sizes(2, 2, 4, 9001)),
+        // More samples than a warp reaches in three steps, more targets than a block sorts at once.
+        (DType::F32, sizes(1, 40_000, 30, 2)),
+        (DType::F16, sizes(2, 30, 5000, 8)),
+    ];
+    for (index, (dtype, sizes)) in kinds.into_iter().enumerate() {
+        for (times, seed) in [(DType::F64, 1), (DType::F32, 2), (DType::I64, 3)] {
+            let case = Case::new(&mut Random(seed * 100 + index as u64), dtype, times, sizes);
+            compare(device, seed, &case);
+        }
+    }
+}
+
+/// A case whose channels are linear and not, by turns.
+fn alternating(channels: usize) -> Case {
+    let sizes = Sizes { batch: 2, samples: 9, targets: 6, channels };
+    let mut case = Case::new(&mut Random(7), DType::F32, DType::F64, sizes);
+    let modes = [(Mode::Linear, "linear:1"), (Mode::Previous, "previous:1")];
+    case.modes = (0..channels).map(|channel| modes[channel % 2].0).collect();
+    case.mode = (0..channels).map(|channel| modes[channel % 2].1).collect::<Vec<_>>().join(",");
+    case.outside = "hold";
+    case
+}
+
+#[test]
+fn a_time_gradient_sums_more_groups_than_a_launch_of_resample_holds() {
+    let Some(device) = begin("a_time_gradient_sums_more_groups_than_a_launch_of_resample_holds") else { return };
+    for channels in [33, 40, 2 * 224] {
+        compare(device, 0, &alternating(channels));
+    }
+    let error = run(&alternating(2 * 224 + 1), Op::TimeGrad, &Gpu::new(device, 0)).unwrap_err();
+    let text = "resample_time_grad: mode must have at most 224 runs of linear channels on CUDA, got 225";
+    assert_eq!(error, Error::Value(text.to_owned()));
+}
+
+#[test]
+fn a_row_found_before_its_neighbours_reads_nothing_more() {
+    let Some(device) = begin("a_row_found_before_its_neighbours_reads_nothing_more") else { return };
+    let sizes = Sizes { batch: 2, samples: 100, targets: 2, channels: 3 };
+    let mut case = Case::new(&mut Random(1), DType::F32, DType::F64, sizes);
+    let times: Vec<f64> = (0..200).map(|place| f64::from(place % 100)).collect();
+    case.source_times = Array::dense(&times, &[2, 100]);
+    case.target_times = Array::dense(&[-1.0, -2.0, 50.5, 60.25], &[2, 2]);
+    case.source_lengths = Some(Array::dense(&[1i64, 100], &[2]));
+    compare(device, 0, &case);
+}
+
+#[test]
+fn garbage_times_and_lengths_stay_within_memory() {
+    let Some(device) = begin("garbage_times_and_lengths_stay_within_memory") else { return };
+    for index in 0..cases(3000) / 4 {
+        let case = Case::random(index, &FLOATING).with_garbage(&mut Random(index));
+        for op in Op::of(&case) {
+            let memory = Gpu::new(device, index);
+            run(&case, op, &memory).unwrap_or_else(|error| panic!("{error}: {case:?}"));
+        }
+    }
+}
+
+/// The smallest call on a stream; its answer is 1.5.
+fn smallest(memory: &Gpu) -> Result<f32, Error> {
+    let values = memory.upload(&[1f32, 2.0].map(f32::to_le_bytes).concat());
+    let times = memory.upload(&[0f64, 1.0].map(f64::to_le_bytes).concat());
+    let target = memory.upload(&0.5f64.to_le_bytes());
+    let output = memory.upload(&[0; 4]);
+    smallest_at([values, times, target, output], memory)?;
+    Ok(f32::from_le_bytes(memory.download(output, 4).try_into().unwrap()))
+}
+
+fn smallest_at([values, times, target, output]: [*mut u8; 4], memory: &Gpu) -> Result<(), Error> {
+    // SAFETY: the caller's memory holds two values, two times, one target and one result.
+    let (values, times, target, output) = unsafe {
+        (
+            View::from_raw(values, DType::F32, &[2], &[1]).unwrap(),
+            View::from_raw(times, DType::F64, &[2], &[1]).unwrap(),
+            View::from_raw(target, DType::F64, &[1], &[1]).unwrap(),
+            &mut ViewMut::from_raw(output, DType::F32, &[1]).unwrap(),
+        )
+    };
+    resample(values, times, target, "linear", "hold", None, output, &memory.place())
+}
+
+#[test]
+fn a_thread_without_a_context_launches_and_stays_without() {
+    let Some(device) = begin("a_thread_without_a_context_launches_and_stays_without") else { return };
+    let launch = || {
+        let memory = Gpu::new(device, 0);
+        let addresses = [&[0u8; 8][..], &[0; 16], &[0; 8], &[0; 4]].map(|bytes| memory.upload(bytes));
+        // SAFETY: no context is current after this, as on a new thread.
+        unsafe { result::ctx::set_current(std::ptr::null_mut()) }.unwrap();
+        smallest_at(addresses, &memory).unwrap();
+        assert_eq!(result::ctx::get_current().unwrap(), None);
+        begin("the thread");
+        memory.download(addresses[3], 4)
+    };
+    assert_eq!(launch(), [0; 4]);
+}
+
+#[test]
+fn a_device_that_is_not_there_is_the_drivers_error() {
+    let Some(_) = begin("a_device_that_is_not_there_is_the_drivers_error") else { return };
+    let (values, times, target, mut output) = ([1f32, 2.0], [0f64, 1.0], [0.5f64], [0f32]);
+    let result = resample(
+        View::new(&values, &[2]).unwrap(),
+        View::new(&times, &[2]).unwrap(),
+        View::new(&target, &[1]).unwrap(),
+        "linear",
+        "hold",
+        None,
+        &mut ViewMut::new(&mut output, &[1]).unwrap(),
+        // SAFETY: no such device, so nothing runs.
+        &unsafe { Place::cuda(Stream { device: 99, handle: 0 }) },
+    );
+    let error = result.unwrap_err();
+    assert_eq!(error.kind(), "RuntimeError");
+    assert!(error.text().starts_with("resample: the driver could not find the device of resample_f64_f32"), "{error}");
+    assert!(error.text().contains("CUDA_ERROR_INVALID_DEVICE"), "{error}");
+}
+
+/// One test of this program, in a process of its own with another environment.
+fn alone(test: &str, environment: &[(&str, Option<&str>)]) -> Output {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([test, "--exact", "--ignored", "--nocapture"]);
+    for (name, value) in environment {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.output().unwrap()
+}
+
+fn assert_passed(output: &Output, what: &str) {
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{what}:\n{text}\n{errors}");
+}
+
+#[test]
+fn a_machine_without_a_driver_says_so() {
+    // Without the emulator's folder there is none, unless this machine has a real one.
+    let output = alone("without_a_driver", &[("LD_LIBRARY_PATH", None), ("ROBOCACHE_REQUIRE_CUDA", None)]);
+    assert_passed(&output, "without a driver");
+}
+
+#[test]
+#[ignore = "run by a_machine_without_a_driver_says_so"]
+fn without_a_driver() {
+    // SAFETY: loading the driver runs its constructors only.
+    if unsafe { sys::is_culib_present() } {
+        return skip("without_a_driver", "this machine has a CUDA driver");
+    }
+    let (values, times, target, mut output) = ([1f32, 2.0], [0f64, 1.0], [0.5f64], [7f32]);
+    let result = resample(
+        View::new(&values, &[2]).unwrap(),
+        View::new(&times, &[2]).unwrap(),
+        View::new(&target, &[1]).unwrap(),
+        "linear",
+        "hold",
+        None,
+        &mut ViewMut::new(&mut output, &[1]).unwrap(),
+        // SAFETY: without a driver nothing runs.
+        &unsafe { Place::cuda(Stream { device: 0, handle: 0 }) },
+    );
+    let error = result.unwrap_err();
+    assert_eq!(error, Error::Unsupported("resample: no CUDA driver was found on this machine".to_owned()));
+    assert_eq!(output, [7.0]);
+}
+
+#[test]
+fn every_compute_capability_finds_its_image() {
+    let Some(device) = begin("every_compute_capability_finds_its_image") else { return };
+    if !device.emulated {
+        return skip("every_compute_capability_finds_its_image", "a real device has the capability that it has");
+    }
+    for capability in ["8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "10.3", "11.0", "12.0", "12.1"] {
+        let output = alone("one_capability", &[("ROBOCACHE_EMULATOR_CAPABILITY", Some(capability))]);
+        assert_passed(&output, capability);
+    }
+    let output = alone("an_old_device_is_refused", &[("ROBOCACHE_EMULATOR_CAPABILITY", Some("7.5"))]);
+    assert_passed(&output, "7.5");
+}
+
+#[test]
+#[ignore = "run by every_compute_capability_finds_its_image"]
+fn one_capability() {
+    let Some(device) = begin("one_capability") else { return };
+    assert_eq!(smallest(&Gpu::new(device, 0)), Ok(1.5));
+    (0..20).for_each(|index| compare(device, index, &Case::random(index, &FLOATING)));
+}
+
+#[test]
+#[ignore = "run by every_compute_capability_finds_its_image"]
+fn an_old_device_is_refused() {
+    let Some(device) = begin("an_old_device_is_refused") else { return };
+    let text = "resample: cuda:0 must have compute capability 8.0 or higher, got 7.5";
+    assert_eq!(smallest(&Gpu::new(device, 0)), Err(Error::Unsupported(text.to_owned())));
+}
