@@ -45,17 +45,19 @@ test-rust: setup  ## the Rust tests with every set of features
 	@set -e; for features in $(FEATURES); do echo "cargo test --features $$features"; \
 	  $(CARGO) test --release --quiet --features "$$(echo $$features | sed 's/^none$$//')"; done
 
+# The emulated driver goes to the test program alone: the build script's NVRTC must not find it.
+test-emulator: export ROBOCACHE_REQUIRE_CUDA := 1
 test-emulator: setup  ## the CUDA kernels and their launches on an emulated driver, also under AddressSanitizer
 	$(BIN)/python tests/emulator/build.py --output $(EMULATOR)/selftest --selftest
 	$(EMULATOR)/selftest/selftest
 	$(BIN)/python tests/emulator/build.py --output $(EMULATOR)/plain
-	LD_LIBRARY_PATH="$(CURDIR)/$(EMULATOR)/plain" ROBOCACHE_REQUIRE_CUDA=1 \
-	  $(CARGO) test --release --quiet --features cuda --test cuda
+	$(CARGO) test --release --quiet --features cuda --test cuda \
+	  --config 'target."cfg(all())".runner = ["env", "LD_LIBRARY_PATH=$(CURDIR)/$(EMULATOR)/plain"]'
 	$(BIN)/python tests/emulator/build.py --output $(EMULATOR)/asan --sanitize address
-	LD_LIBRARY_PATH="$(CURDIR)/$(EMULATOR)/asan" ROBOCACHE_REQUIRE_CUDA=1 ROBOCACHE_CASES=500 \
-	  ROBOCACHE_EMULATOR_SEED=1 ASAN_OPTIONS=detect_leaks=0 \
-	  CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="env LD_PRELOAD=$$(g++ -print-file-name=libasan.so)" \
-	  $(CARGO) test --release --quiet --features cuda --test cuda
+	ROBOCACHE_CASES=500 ROBOCACHE_EMULATOR_SEED=1 ASAN_OPTIONS=detect_leaks=0 \
+	  $(CARGO) test --release --quiet --features cuda --test cuda \
+	  --config "target.\"cfg(all())\".runner = [\"env\", \"LD_LIBRARY_PATH=$(CURDIR)/$(EMULATOR)/asan\", \
+	  \"LD_PRELOAD=$$(g++ -print-file-name=libasan.so)\"]"
 
 test-python: build  ## the operator in every Python-side runtime, the command line and the documentation
 	$(WITH_VENV) python -m pytest -q tests/torch

@@ -183,7 +183,8 @@ struct Backward : torch::autograd::Function<Backward> {
     const Tensor &a = grads[0], &g = saved[3];
     variable_list out(7);
     if (!a.defined()) return out;
-    if (ctx->needs_input_grad(0)) out[0] = slope ? call_slope(a, s.ts, s.tt, s.mode, s.outside, s.lengths) : gathered(a, s);
+    if (ctx->needs_input_grad(0))
+      out[0] = slope ? call_slope(a, s.ts, s.tt, s.mode, s.outside, s.lengths) : gathered(a, s);
     if (!g.defined()) return out;
     const Tensor q = call_time_grad(g, a, s.ts, s.tt, s.mode, s.outside, s.lengths);
     if (ctx->needs_input_grad(1)) out[1] = source_grad(q, s.ts, s.tt, s.outside, s.lengths, slope);

@@ -179,7 +179,8 @@ __device__ Bracket find_brackets(const Timeline& times, i64 first_row, int rows,
           stride[r] = (length[r] + WARP - 1) / WARP;
           const i64 pivot = (lane + 1) * stride[r] - 1;
           // Unsigned: the pivot of a row that is found already, while others are not, is -1.
-          before[r] = static_cast<u64>(pivot) < static_cast<u64>(length[r]) && shared[r].at(low[r] + pivot) <= wanted[r];
+          const bool within = static_cast<u64>(pivot) < static_cast<u64>(length[r]);
+          before[r] = within && shared[r].at(low[r] + pivot) <= wanted[r];
         }
 #pragma unroll
         for (int r = 0; r < LOCKSTEP; ++r) {

@@ -123,7 +123,8 @@ template <class V, bool SLOPE>
 __device__ Pick pick(unsigned flags, Mode mode) {
   const bool both = !IS_RAW<V> && mode == LINEAR && (flags & BLENDS) != 0;
   if (SLOPE) return {false, both, !both, false};
-  const bool shifted = (mode == NEXT && (flags & NEXT_IS_RIGHT) != 0) || (mode == NEAREST && (flags & NEAREST_IS_RIGHT) != 0);
+  const unsigned right = mode == NEXT ? NEXT_IS_RIGHT : (mode == NEAREST ? NEAREST_IS_RIGHT : 0u);
+  const bool shifted = (flags & right) != 0;
   return {shifted, both, (flags & IS_ZERO) != 0, (flags & IS_NAN) != 0};
 }
 

@@ -266,10 +266,9 @@ fn a_thread_without_a_context_launches_and_stays_without() {
     assert_eq!(launch(), [0; 4]);
 }
 
-#[test]
-fn a_device_that_is_not_there_is_the_drivers_error() {
-    let Some(_) = begin("a_device_that_is_not_there_is_the_drivers_error") else { return };
-    let (values, times, target, mut output) = ([1f32, 2.0], [0f64, 1.0], [0.5f64], [0f32]);
+/// The error of a call that must be refused before anything is written.
+fn refused(place: &Place) -> Error {
+    let (values, times, target, mut output) = ([1f32, 2.0], [0f64, 1.0], [0.5f64], [7f32]);
     let result = resample(
         View::new(&values, &[2]).unwrap(),
         View::new(&times, &[2]).unwrap(),
@@ -278,10 +277,17 @@ fn a_device_that_is_not_there_is_the_drivers_error() {
         "hold",
         None,
         &mut ViewMut::new(&mut output, &[1]).unwrap(),
-        // SAFETY: no such device, so nothing runs.
-        &unsafe { Place::cuda(Stream { device: 99, handle: 0 }) },
+        place,
     );
-    let error = result.unwrap_err();
+    assert_eq!(output, [7.0]);
+    result.unwrap_err()
+}
+
+#[test]
+fn a_device_that_is_not_there_is_the_drivers_error() {
+    let Some(_) = begin("a_device_that_is_not_there_is_the_drivers_error") else { return };
+    // SAFETY: no such device, so nothing runs.
+    let error = refused(&unsafe { Place::cuda(Stream { device: 99, handle: 0 }) });
     assert_eq!(error.kind(), "RuntimeError");
     assert!(error.text().starts_with("resample: the driver could not find the device of resample_f64_f32"), "{error}");
     assert!(error.text().contains("CUDA_ERROR_INVALID_DEVICE"), "{error}");
@@ -320,21 +326,9 @@ fn without_a_driver() {
     if unsafe { sys::is_culib_present() } {
         return skip("without_a_driver", "this machine has a CUDA driver");
     }
-    let (values, times, target, mut output) = ([1f32, 2.0], [0f64, 1.0], [0.5f64], [7f32]);
-    let result = resample(
-        View::new(&values, &[2]).unwrap(),
-        View::new(&times, &[2]).unwrap(),
-        View::new(&target, &[1]).unwrap(),
-        "linear",
-        "hold",
-        None,
-        &mut ViewMut::new(&mut output, &[1]).unwrap(),
-        // SAFETY: without a driver nothing runs.
-        &unsafe { Place::cuda(Stream { device: 0, handle: 0 }) },
-    );
-    let error = result.unwrap_err();
+    // SAFETY: without a driver nothing runs.
+    let error = refused(&unsafe { Place::cuda(Stream { device: 0, handle: 0 }) });
     assert_eq!(error, Error::Unsupported("resample: no CUDA driver was found on this machine".to_owned()));
-    assert_eq!(output, [7.0]);
 }
 
 #[test]
