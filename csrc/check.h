@@ -8,6 +8,7 @@
 #include <optional>
 #include <sstream>
 #include <string>
+#include <string_view>
 
 namespace robocache {
 
@@ -69,7 +70,7 @@ inline bool has_shape(const at::Tensor& tensor, c10::SymIntArrayRef expected) {
 // resample: source_times must have shape [2, 5], got [2, 4]
 inline void check_shape(
     const char* op,
-    const char* argument,
+    std::string_view argument,
     const at::Tensor& tensor,
     c10::SymIntArrayRef expected) {
   TORCH_CHECK_VALUE(
@@ -80,9 +81,9 @@ inline void check_shape(
 // resample: target_times must be on cpu (as values), got cuda:0
 inline void check_device(
     const char* op,
-    const char* argument,
+    std::string_view argument,
     const at::Tensor& tensor,
-    const char* first_argument,
+    std::string_view first_argument,
     const at::Tensor& first) {
   TORCH_CHECK_VALUE(
       tensor.device() == first.device(), op, ": ", argument, " must be on ", first.device(), " (as ", first_argument,
@@ -92,9 +93,9 @@ inline void check_device(
 // resample: target_times must be float64 (as source_times), got float32
 inline void check_same_dtype(
     const char* op,
-    const char* argument,
+    std::string_view argument,
     const at::Tensor& tensor,
-    const char* first_argument,
+    std::string_view first_argument,
     const at::Tensor& first) {
   TORCH_CHECK_TYPE(
       tensor.scalar_type() == first.scalar_type(), op, ": ", argument, " must be ", dtype_name(first.scalar_type()),

@@ -1,4 +1,4 @@
-// What resample.cpp and resample_autograd.cpp share: the meaning of the axes, and the differentiable operators.
+// What the files of resample, and fuse, share: the meaning of the axes, and the differentiable operators.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -50,6 +50,14 @@ Tensor resample_slope(
     std::string_view mode,
     std::string_view outside,
     const std::optional<Tensor>& source_lengths);
+Tensor resample_tangent(
+    const Tensor& tangent,
+    const Tensor& values,
+    const Tensor& source_times,
+    const Tensor& target_times,
+    std::string_view mode,
+    std::string_view outside,
+    const std::optional<Tensor>& source_lengths);
 Tensor resample_backward(
     const Tensor& grad,
     const Tensor& source_times,
@@ -57,7 +65,17 @@ Tensor resample_backward(
     std::string_view mode,
     std::string_view outside,
     const std::optional<Tensor>& source_lengths,
-    bool slope);
+    bool slope,
+    const std::optional<Tensor>& values);
+Tensor resample_curvature(
+    const Tensor& grad,
+    const Tensor& tangent,
+    const Tensor& values,
+    const Tensor& source_times,
+    const Tensor& target_times,
+    std::string_view mode,
+    std::string_view outside,
+    const std::optional<Tensor>& source_lengths);
 Tensor resample_time_grad(
     const Tensor& grad,
     const Tensor& values,
@@ -66,6 +84,37 @@ Tensor resample_time_grad(
     std::string_view mode,
     std::string_view outside,
     const std::optional<Tensor>& source_lengths);
+
+// Through the dispatcher, so that autograd, Meta, tracing and export see each call. `values` may be undefined.
+Tensor call_backward(
+    const Tensor& grad,
+    const Tensor& source_times,
+    const Tensor& target_times,
+    std::string_view mode,
+    std::string_view outside,
+    const std::optional<Tensor>& source_lengths,
+    bool slope,
+    const Tensor& values);
+Tensor call_time_grad(
+    const Tensor& grad,
+    const Tensor& values,
+    const Tensor& source_times,
+    const Tensor& target_times,
+    std::string_view mode,
+    std::string_view outside,
+    const std::optional<Tensor>& source_lengths);
+
+// The gradient by the target times from that of every row, [B, T].
+Tensor target_grad(const Tensor& rows, const Tensor& target_times);
+
+// The gradient by the source times from that by the target times of every row, [B, T].
+Tensor source_grad(
+    const Tensor& rows,
+    const Tensor& source_times,
+    const Tensor& target_times,
+    std::string_view outside,
+    const std::optional<Tensor>& source_lengths,
+    bool slope);
 
 } // namespace autograd
 } // namespace robocache

@@ -1,15 +1,18 @@
-// The derivatives of resample, of any order, as calls of its four operators.
+// The derivatives of resample, as calls of operators that have derivatives themselves.
 //
-// With R = resample, S = resample_slope (dR/dt), R' and S' their adjoints (resample_backward) and
+// With R = resample, S = resample_slope (dR/dt), T = resample_tangent (R along a direction of the values), R' and S' the
+// adjoints of T and S (resample_backward), C = resample_curvature (R' along a direction of the values) and
 // q(g, v) = sum over channels of g * S(v) (resample_time_grad), for times tt (targets) and ts (sources):
 //
-//   R(v):    dv = R'(g)          dtt = q(g, v)    dts = -R'(q)
-//   S(v):    dv = S'(g)          dtt = 0          dts = -S'(q)
-//   R'(g):   dg = R(a)           dtt = q(g, a)    dts = -R'(q)     a: the incoming gradient
-//   S'(g):   dg = S(a)           dtt = 0          dts = -S'(q)
-//   q(g, v): dg = h S(v)         dv = S'(h g)     dts = -S'(h q)   h: the incoming gradient
+//   R(v):     dv = R'(g; v)                         dtt = q(g, v)    dts = -R'(q)
+//   S(v):     dv = S'(g)                            dtt = 0          dts = -S'(q)
+//   T(a; v):  da = R'(g; v)      dv = C(g, a; v)    dtt = q(g, a)    dts = -R'(q)
+//   R'(g; v): dg = T(a; v)       dv = C(g, a; v)    dtt = q(g, a)    dts = -R'(q)    a: the incoming gradient
+//   S'(g):    dg = S(a)                             dtt = 0          dts = -S'(q)
+//   q(g, v):  dg = h S(v)        dv = S'(h g)                        dts = -S'(h q)  h: the incoming gradient
 //
-// Nothing is added in an order that a device chooses: sums over the batch, for shared times, are an R' too.
+// C is 0 but for slerp and pchip, the modes that bend; its own derivatives do not exist here. Times move `linear` channels
+// only. Nothing is added in an order that a device chooses: sums over the batch, for shared times, are an R' too.
 // Integer times, lengths and the texts are not differentiable.
 
 #include <ATen/ATen.h>
@@ -18,6 +21,7 @@
 
 #include <string>
 
+#include "operand.h"
 #include "resample.h"
 
 namespace robocache::autograd {
@@ -27,7 +31,6 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 using Lengths = std::optional<Tensor>;
 
-// The operators through the dispatcher, so that autograd, Meta, tracing and export see each call.
 template <class Signature>
 c10::TypedOperatorHandle<Signature> find(const char* name) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
@@ -47,41 +50,28 @@ Tensor call_slope(
   return op.call(values, ts, tt, mode, outside, lengths);
 }
 
-Tensor call_backward(
-    const Tensor& grad, const Tensor& ts, const Tensor& tt, std::string_view mode, std::string_view outside,
-    const Lengths& lengths, bool slope) {
-  static const auto op = find<decltype(resample_backward)>("robocache::resample_backward");
-  return op.call(grad, ts, tt, mode, outside, lengths, slope);
+Tensor call_tangent(
+    const Tensor& tangent, const Tensor& values, const Tensor& ts, const Tensor& tt, std::string_view mode,
+    std::string_view outside, const Lengths& lengths) {
+  static const auto op = find<decltype(resample_tangent)>("robocache::resample_tangent");
+  // Values that nothing depends on are not kept; any of their shape will do.
+  return op.call(tangent, values.defined() ? values : tangent.detach(), ts, tt, mode, outside, lengths);
 }
 
-Tensor call_time_grad(
-    const Tensor& grad, const Tensor& values, const Tensor& ts, const Tensor& tt, std::string_view mode,
-    std::string_view outside, const Lengths& lengths) {
-  static const auto op = find<decltype(resample_time_grad)>("robocache::resample_time_grad");
-  return op.call(grad, values, ts, tt, mode, outside, lengths);
+Tensor call_curvature(
+    const Tensor& grad, const Tensor& tangent, const Tensor& values, const Tensor& ts, const Tensor& tt,
+    std::string_view mode, std::string_view outside, const Lengths& lengths) {
+  static const auto op = find<decltype(resample_curvature)>("robocache::resample_curvature");
+  return op.call(grad, tangent, values, ts, tt, mode, outside, lengths);
 }
 
 // [B, L] to [L], row after row: the gradient of one sample that B targets copied.
 Tensor sum_rows(const Tensor& rows) {
   const auto times = rows.options().dtype(at::kFloat);
   const Tensor sample = at::zeros({1}, times), targets = at::zeros_symint({rows.sym_size(0)}, times);
-  const Tensor sum = call_backward(rows.unsqueeze(0), sample, targets, "previous", "hold", std::nullopt, false);
+  const Tensor sum =
+      call_backward(rows.unsqueeze(0), sample, targets, "previous", "hold", std::nullopt, false, Tensor());
   return sum.squeeze(0).squeeze(0);
-}
-
-// Gradient by the target times from that of every row, [B, T].
-Tensor target_grad(const Tensor& q, const Tensor& tt) {
-  return tt.dim() == 1 ? sum_rows(q) : q;
-}
-
-// Gradient by the source times: -R'(q), or -S'(q), of one channel.
-Tensor source_grad(
-    const Tensor& q, const Tensor& ts, const Tensor& tt, std::string_view outside, const Lengths& lengths, bool slope) {
-  const bool shared = ts.dim() == 1 && tt.dim() == 1 && !lengths.has_value();
-  const Tensor rows = shared ? sum_rows(q).unsqueeze(0) : q;
-  const Tensor grads = call_backward(rows.unsqueeze(-1), ts, tt, "linear", outside, lengths, slope).squeeze(-1);
-  if (ts.dim() == 2) return grads.neg();
-  return (shared ? grads.squeeze(0) : sum_rows(grads)).neg();
 }
 
 // The context's keys, written once.
@@ -107,9 +97,19 @@ struct Saved {
         outside(ctx->saved_data["outside"].toStringRef()) {}
 };
 
-// Times whose gradient nobody wants need no values to be kept alive.
-Tensor if_times_need(const Tensor& values, const Tensor& ts, const Tensor& tt) {
-  return ts.requires_grad() || tt.requires_grad() ? values : Tensor();
+// What the derivatives depend on: values where a time wants a gradient or a mode bends, else nothing to keep alive.
+Tensor if_needed(const Tensor& values, const Tensor& ts, const Tensor& tt, const std::string& mode) {
+  return ts.requires_grad() || tt.requires_grad() || core::bends(str(mode)) ? values : Tensor();
+}
+
+// The gradients by both times, into their places of `out`, from the one that every row of targets gets.
+void time_grads(
+    AutogradContext* ctx, const Tensor& g, const Tensor& v, const Saved& s, size_t ts_place, bool slope,
+    variable_list& out) {
+  if (!ctx->needs_input_grad(ts_place) && (slope || !ctx->needs_input_grad(ts_place + 1))) return;
+  const Tensor q = call_time_grad(g, v, s.ts, s.tt, s.mode, s.outside, s.lengths);
+  if (ctx->needs_input_grad(ts_place)) out[ts_place] = source_grad(q, s.ts, s.tt, s.outside, s.lengths, slope);
+  if (!slope && ctx->needs_input_grad(ts_place + 1)) out[ts_place + 1] = target_grad(q, s.tt);
 }
 
 struct Resample : torch::autograd::Function<Resample> {
@@ -118,7 +118,7 @@ struct Resample : torch::autograd::Function<Resample> {
   static Tensor forward(
       AutogradContext* ctx, const Tensor& values, const Tensor& ts, const Tensor& tt, const std::string& mode,
       const std::string& outside, const Lengths& lengths) {
-    Saved::keep(ctx, ts, tt, lengths, mode, outside, {if_times_need(values, ts, tt)});
+    Saved::keep(ctx, ts, tt, lengths, mode, outside, {if_needed(values, ts, tt, mode)});
     const at::AutoDispatchBelowADInplaceOrView guard;
     return call_resample(values, ts, tt, mode, outside, lengths);
   }
@@ -129,11 +129,35 @@ struct Resample : torch::autograd::Function<Resample> {
     const Tensor &g = grads[0], &v = saved[3];
     variable_list out(6);
     if (!g.defined()) return out;
-    if (ctx->needs_input_grad(0)) out[0] = call_backward(g, s.ts, s.tt, s.mode, s.outside, s.lengths, false);
-    if (!v.defined()) return out;
-    const Tensor q = call_time_grad(g, v, s.ts, s.tt, s.mode, s.outside, s.lengths);
-    if (ctx->needs_input_grad(1)) out[1] = source_grad(q, s.ts, s.tt, s.outside, s.lengths, false);
-    if (ctx->needs_input_grad(2)) out[2] = target_grad(q, s.tt);
+    if (ctx->needs_input_grad(0)) out[0] = call_backward(g, s.ts, s.tt, s.mode, s.outside, s.lengths, false, v);
+    time_grads(ctx, g, v, s, 1, false, out);
+    return out;
+  }
+};
+
+struct Tangent : torch::autograd::Function<Tangent> {
+  static constexpr bool is_traceable = true;
+
+  static Tensor forward(
+      AutogradContext* ctx, const Tensor& tangent, const Tensor& values, const Tensor& ts, const Tensor& tt,
+      const std::string& mode, const std::string& outside, const Lengths& lengths) {
+    const bool bends = core::bends(str(mode));
+    Saved::keep(
+        ctx, ts, tt, lengths, mode, outside, {if_needed(tangent, ts, tt, mode), bends ? values : Tensor()});
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return call_tangent(tangent, values, ts, tt, mode, outside, lengths);
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const Saved s(ctx, saved);
+    const Tensor &g = grads[0], &a = saved[3], &v = saved[4];
+    variable_list out(7);
+    if (!g.defined()) return out;
+    if (ctx->needs_input_grad(0)) out[0] = call_backward(g, s.ts, s.tt, s.mode, s.outside, s.lengths, false, v);
+    if (ctx->needs_input_grad(1) && v.defined())
+      out[1] = call_curvature(g, a, v, s.ts, s.tt, s.mode, s.outside, s.lengths);
+    time_grads(ctx, g, a, s, 2, false, out);
     return out;
   }
 };
@@ -144,7 +168,7 @@ struct Slope : torch::autograd::Function<Slope> {
   static Tensor forward(
       AutogradContext* ctx, const Tensor& values, const Tensor& ts, const Tensor& tt, const std::string& mode,
       const std::string& outside, const Lengths& lengths) {
-    Saved::keep(ctx, ts, tt, lengths, mode, outside, {if_times_need(values, ts, tt)});
+    Saved::keep(ctx, ts, tt, lengths, mode, outside, {ts.requires_grad() ? values : Tensor()});
     const at::AutoDispatchBelowADInplaceOrView guard;
     return call_slope(values, ts, tt, mode, outside, lengths);
   }
@@ -155,11 +179,8 @@ struct Slope : torch::autograd::Function<Slope> {
     const Tensor &g = grads[0], &v = saved[3];
     variable_list out(6);
     if (!g.defined()) return out;
-    if (ctx->needs_input_grad(0)) out[0] = call_backward(g, s.ts, s.tt, s.mode, s.outside, s.lengths, true);
-    if (v.defined() && ctx->needs_input_grad(1)) {
-      const Tensor q = call_time_grad(g, v, s.ts, s.tt, s.mode, s.outside, s.lengths);
-      out[1] = source_grad(q, s.ts, s.tt, s.outside, s.lengths, true);
-    }
+    if (ctx->needs_input_grad(0)) out[0] = call_backward(g, s.ts, s.tt, s.mode, s.outside, s.lengths, true, Tensor());
+    time_grads(ctx, g, v, s, 1, true, out);
     return out;
   }
 };
@@ -169,33 +190,47 @@ struct Backward : torch::autograd::Function<Backward> {
 
   static Tensor forward(
       AutogradContext* ctx, const Tensor& grad, const Tensor& ts, const Tensor& tt, const std::string& mode,
-      const std::string& outside, const Lengths& lengths, bool slope) {
-    Saved::keep(ctx, ts, tt, lengths, mode, outside, {if_times_need(grad, ts, tt)});
+      const std::string& outside, const Lengths& lengths, bool slope, const std::optional<Tensor>& values) {
+    const Tensor v = values.value_or(Tensor());
+    const bool bends = !slope && v.defined() && core::bends(str(mode));
+    const bool keeps_grad = ts.requires_grad() || tt.requires_grad() || (bends && v.requires_grad());
+    Saved::keep(ctx, ts, tt, lengths, mode, outside, {keeps_grad ? grad : Tensor(), bends ? v : Tensor()});
     ctx->saved_data["slope"] = slope;
     const at::AutoDispatchBelowADInplaceOrView guard;
-    return call_backward(grad, ts, tt, mode, outside, lengths, slope);
+    return call_backward(grad, ts, tt, mode, outside, lengths, slope, v);
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
     const Saved s(ctx, saved);
     const bool slope = ctx->saved_data["slope"].toBool();
-    const Tensor &a = grads[0], &g = saved[3];
-    variable_list out(7);
+    const Tensor &a = grads[0], &g = saved[3], &v = saved[4];
+    variable_list out(8);
     if (!a.defined()) return out;
     if (ctx->needs_input_grad(0))
-      out[0] = slope ? call_slope(a, s.ts, s.tt, s.mode, s.outside, s.lengths) : gathered(a, s);
-    if (!g.defined()) return out;
-    const Tensor q = call_time_grad(g, a, s.ts, s.tt, s.mode, s.outside, s.lengths);
-    if (ctx->needs_input_grad(1)) out[1] = source_grad(q, s.ts, s.tt, s.outside, s.lengths, slope);
-    if (ctx->needs_input_grad(2) && !slope) out[2] = target_grad(q, s.tt);
+      out[0] = slope ? call_slope(a, s.ts, s.tt, s.mode, s.outside, s.lengths)
+                     : call_tangent(a, v, s.ts, s.tt, s.mode, s.outside, s.lengths);
+    time_grads(ctx, g, a, s, 1, slope, out);
+    const size_t values_edge = s.lengths.has_value() ? 4 : 3; // an absent tensor has no edge
+    if (v.defined() && ctx->needs_input_grad(values_edge))
+      out[7] = call_curvature(g, a, v, s.ts, s.tt, s.mode, s.outside, s.lengths);
     return out;
   }
+};
 
-  // R(a), where a target that had no samples had no part: zero and not NaN.
-  static Tensor gathered(const Tensor& a, const Saved& s) {
-    const Tensor out = call_resample(a, s.ts, s.tt, s.mode, s.outside == "nan" ? "zero" : s.outside, s.lengths);
-    return s.tt.is_floating_point() ? out.masked_fill(s.tt.isnan().unsqueeze(-1), 0) : out;
+struct Curvature : torch::autograd::Function<Curvature> {
+  static constexpr bool is_traceable = true;
+
+  static Tensor forward(
+      AutogradContext* /*ctx*/, const Tensor& grad, const Tensor& tangent, const Tensor& values, const Tensor& ts,
+      const Tensor& tt, const std::string& mode, const std::string& outside, const Lengths& lengths) {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return call_curvature(grad, tangent, values, ts, tt, mode, outside, lengths);
+  }
+
+  static variable_list backward(AutogradContext* /*ctx*/, variable_list /*grads*/) {
+    TORCH_CHECK_NOT_IMPLEMENTED(
+        false, "resample: mode slerp and pchip must be differentiated at most twice, got a third derivative");
   }
 };
 
@@ -219,7 +254,7 @@ struct TimeGrad : torch::autograd::Function<TimeGrad> {
     const Tensor scale = h.unsqueeze(-1).to(v.scalar_type());
     if (ctx->needs_input_grad(0)) out[0] = scale * call_slope(v, s.ts, s.tt, s.mode, s.outside, s.lengths);
     if (ctx->needs_input_grad(1))
-      out[1] = call_backward(scale * g, s.ts, s.tt, s.mode, s.outside, s.lengths, true);
+      out[1] = call_backward(scale * g, s.ts, s.tt, s.mode, s.outside, s.lengths, true, Tensor());
     if (ctx->needs_input_grad(2)) {
       const Tensor q = call_time_grad(g, v, s.ts, s.tt, s.mode, s.outside, s.lengths);
       out[2] = source_grad(h * q, s.ts, s.tt, s.outside, s.lengths, true);
@@ -236,6 +271,35 @@ bool needs_grad(std::initializer_list<const Tensor*> tensors) {
 }
 
 } // namespace
+
+Tensor call_backward(
+    const Tensor& grad, const Tensor& ts, const Tensor& tt, std::string_view mode, std::string_view outside,
+    const Lengths& lengths, bool slope, const Tensor& values) {
+  static const auto op = find<decltype(resample_backward)>("robocache::resample_backward");
+  return op.call(grad, ts, tt, mode, outside, lengths, slope, values.defined() ? Lengths(values) : std::nullopt);
+}
+
+Tensor call_time_grad(
+    const Tensor& grad, const Tensor& values, const Tensor& ts, const Tensor& tt, std::string_view mode,
+    std::string_view outside, const Lengths& lengths) {
+  static const auto op = find<decltype(resample_time_grad)>("robocache::resample_time_grad");
+  return op.call(grad, values, ts, tt, mode, outside, lengths);
+}
+
+Tensor target_grad(const Tensor& rows, const Tensor& tt) {
+  return tt.dim() == 1 ? sum_rows(rows) : rows;
+}
+
+// -R'(q), or -S'(q), of one channel.
+Tensor source_grad(
+    const Tensor& q, const Tensor& ts, const Tensor& tt, std::string_view outside, const Lengths& lengths, bool slope) {
+  const bool shared = ts.dim() == 1 && tt.dim() == 1 && !lengths.has_value();
+  const Tensor rows = shared ? sum_rows(q).unsqueeze(0) : q;
+  const Tensor grads =
+      call_backward(rows.unsqueeze(-1), ts, tt, "linear", outside, lengths, slope, Tensor()).squeeze(-1);
+  if (ts.dim() == 2) return grads.neg();
+  return (shared ? grads.squeeze(0) : sum_rows(grads)).neg();
+}
 
 Tensor resample(
     const Tensor& values, const Tensor& ts, const Tensor& tt, std::string_view mode, std::string_view outside,
@@ -261,14 +325,35 @@ Tensor resample_slope(
   return Slope::apply(values, ts, tt, std::string(mode), std::string(outside), lengths);
 }
 
+Tensor resample_tangent(
+    const Tensor& tangent, const Tensor& values, const Tensor& ts, const Tensor& tt, std::string_view mode,
+    std::string_view outside, const Lengths& lengths) {
+  if (!needs_grad({&tangent, &values, &ts, &tt})) {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return call_tangent(tangent, values, ts, tt, mode, outside, lengths);
+  }
+  return Tangent::apply(tangent, values, ts, tt, std::string(mode), std::string(outside), lengths);
+}
+
 Tensor resample_backward(
     const Tensor& grad, const Tensor& ts, const Tensor& tt, std::string_view mode, std::string_view outside,
-    const Lengths& lengths, bool slope) {
-  if (!needs_grad({&grad, &ts, &tt})) {
+    const Lengths& lengths, bool slope, const std::optional<Tensor>& values) {
+  const Tensor v = values.value_or(Tensor());
+  if (!needs_grad({&grad, &ts, &tt}) && !(v.defined() && needs_grad({&v}))) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    return call_backward(grad, ts, tt, mode, outside, lengths, slope);
+    return call_backward(grad, ts, tt, mode, outside, lengths, slope, v);
   }
-  return Backward::apply(grad, ts, tt, std::string(mode), std::string(outside), lengths, slope);
+  return Backward::apply(grad, ts, tt, std::string(mode), std::string(outside), lengths, slope, values);
+}
+
+Tensor resample_curvature(
+    const Tensor& grad, const Tensor& tangent, const Tensor& values, const Tensor& ts, const Tensor& tt,
+    std::string_view mode, std::string_view outside, const Lengths& lengths) {
+  if (!needs_grad({&grad, &tangent, &values})) {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return call_curvature(grad, tangent, values, ts, tt, mode, outside, lengths);
+  }
+  return Curvature::apply(grad, tangent, values, ts, tt, std::string(mode), std::string(outside), lengths);
 }
 
 Tensor resample_time_grad(

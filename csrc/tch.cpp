@@ -12,6 +12,10 @@
 
 #include <robocache/robocache.h>
 
+#include <vector>
+
+#include "robocache/src/ffi.rs.h"
+
 namespace robocache {
 namespace {
 
@@ -45,6 +49,21 @@ const at::Tensor& tensor(std::size_t address) {
   return *reinterpret_cast<const at::Tensor*>(address);
 }
 
+std::optional<at::Tensor> optional_tensor(std::size_t address) {
+  return address == 0 ? std::nullopt : std::optional<at::Tensor>(tensor(address));
+}
+
+std::vector<at::Tensor> tensors(rust::Slice<const std::size_t> addresses) {
+  std::vector<at::Tensor> all;
+  for (const std::size_t address : addresses) all.push_back(tensor(address));
+  return all;
+}
+
+// tch::Tensor deletes it.
+std::size_t owned(at::Tensor result) {
+  return reinterpret_cast<std::size_t>(new at::Tensor(std::move(result)));
+}
+
 } // namespace
 
 std::size_t tch_resample(
@@ -55,11 +74,35 @@ std::size_t tch_resample(
     rust::Str outside,
     std::size_t source_lengths) {
   return with_kind([&] {
-    const auto lengths = source_lengths == 0 ? std::nullopt : std::optional<at::Tensor>(tensor(source_lengths));
-    const at::Tensor result =
-        resample(tensor(values), tensor(source_times), tensor(target_times), view(mode), view(outside), lengths);
-    // tch::Tensor deletes it.
-    return reinterpret_cast<std::size_t>(new at::Tensor(result));
+    return owned(resample(
+        tensor(values), tensor(source_times), tensor(target_times), view(mode), view(outside),
+        optional_tensor(source_lengths)));
+  });
+}
+
+std::size_t tch_resample_mask(
+    std::size_t source_times,
+    std::size_t target_times,
+    const core::MaxGap& max_gap,
+    std::size_t source_lengths) {
+  return with_kind([&] {
+    std::optional<at::Scalar> gap;
+    if (max_gap.given) gap = max_gap.whole ? at::Scalar(max_gap.ticks) : at::Scalar(max_gap.number);
+    return owned(resample_mask(tensor(source_times), tensor(target_times), gap, optional_tensor(source_lengths)));
+  });
+}
+
+std::size_t tch_fuse(
+    rust::Slice<const std::size_t> values,
+    rust::Slice<const std::size_t> source_times,
+    std::size_t target_times,
+    rust::Str mode,
+    rust::Str outside,
+    std::size_t source_lengths) {
+  return with_kind([&] {
+    return owned(
+        fuse(tensors(values), tensors(source_times), tensor(target_times), view(mode), view(outside),
+             optional_tensor(source_lengths)));
   });
 }
 

@@ -8,6 +8,10 @@
 
 namespace robocache {
 
+namespace core {
+struct MaxGap;
+}
+
 // robocache::resample through the dispatcher, on the at::Tensor that each tch::Tensor points to, by address; returns the
 // address of a new at::Tensor, which the caller owns.
 // Throws std::runtime_error with the text "KIND: MESSAGE", as src/ffi.rs does the other way: cxx carries nothing of an
@@ -19,5 +23,21 @@ std::size_t tch_resample(
     rust::Str mode,
     rust::Str outside,
     std::size_t source_lengths); // [B], or 0: all S samples are valid
+
+// robocache::resample_mask likewise.
+std::size_t tch_resample_mask(
+    std::size_t source_times, // [B, S] or [S]
+    std::size_t target_times, // [B, T] or [T]
+    const core::MaxGap& max_gap,
+    std::size_t source_lengths); // [B], or 0
+
+// robocache::fuse likewise.
+std::size_t tch_fuse(
+    rust::Slice<const std::size_t> values, // each [B, S, D] or [S, D]
+    rust::Slice<const std::size_t> source_times, // each [B, S] or [S]
+    std::size_t target_times, // [B, T] or [T]
+    rust::Str mode,
+    rust::Str outside,
+    std::size_t source_lengths); // [B, K], or 0
 
 } // namespace robocache

@@ -12,6 +12,10 @@ using u64 = unsigned long long;
 constexpr int WARP = 32;
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
+__device__ inline i64 warp_of_grid() {
+  return static_cast<i64>(blockIdx.x) * (blockDim.x / WARP) + threadIdx.x / WARP;
+}
+
 // An integer or bool that is copied, never computed; its NaN is zero.
 template <class Bits>
 struct Raw {

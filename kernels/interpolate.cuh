@@ -5,7 +5,7 @@
 
 namespace robocache {
 
-enum Mode : int { LINEAR, PREVIOUS, NEXT, NEAREST };
+enum Mode : int { LINEAR, PREVIOUS, NEXT, NEAREST, ANGLE, SLERP, PCHIP };
 enum Outside : int { HOLD, FILL_NAN, FILL_ZERO, EXTRAPOLATE };
 enum Fill : unsigned { NONE, ZERO, NOT_A_NUMBER };
 
@@ -15,8 +15,9 @@ struct alignas(16) Bracket {
   double rate;    // 1 / (time[left + 1] - time[left]); 0 where the result does not move with the times
   unsigned fill;
   unsigned pad;
+  double before, after;  // spans beside the bracket, in its own; 0 where a curve ends there, or none is asked
 };
-static_assert(sizeof(Bracket) == 32, "mirrors ops::interpolate::Bracket");
+static_assert(sizeof(Bracket) == 48, "mirrors ops::interpolate::Bracket");
 
 struct Timeline {
   const void* source_times;    // [B, S]
@@ -34,17 +35,38 @@ static_assert(sizeof(Timeline) == 96, "mirrors ops::timeline_cuda::Times");
 constexpr int MAX_GROUPS = 16;
 
 struct Groups {
-  i64 ends[MAX_GROUPS];  // one past the last channel of each
+  i64 ends[MAX_GROUPS];    // one past the last channel of each; of curved launches, one past its last unit
+  i64 starts[MAX_GROUPS];  // the first channel of each
   int modes[MAX_GROUPS];
   int count;
   int pad;
-};
-static_assert(sizeof(Groups) == 200, "mirrors ops::timeline_cuda::Groups");
 
-__device__ inline Mode mode_of(const Groups& groups, i64 channel) {
+  __device__ i64 end(int group) const { return ends[group]; }
+  __device__ i64 start(int group) const { return starts[group]; }
+  __device__ Mode mode(int group) const { return static_cast<Mode>(modes[group]); }
+};
+static_assert(sizeof(Groups) == 328, "mirrors ops::timeline_cuda::Groups");
+
+template <class Groups>
+__device__ Mode mode_of(const Groups& groups, i64 channel) {
   int group = 0;
-  while (group + 1 < groups.count && channel >= groups.ends[group]) ++group;
-  return static_cast<Mode>(groups.modes[group]);
+  while (group + 1 < groups.count && channel >= groups.end(group)) ++group;
+  return groups.mode(group);
+}
+
+// Channels that are blended together: a quaternion, or one.
+struct Unit {
+  Mode mode;
+  i64 channel;
+};
+
+template <class Groups>
+__device__ Unit unit_of(const Groups& groups, i64 unit) {
+  int group = 0;
+  while (group + 1 < groups.count && unit >= groups.end(group)) ++group;
+  const Mode mode = groups.mode(group);
+  const i64 place = unit - (group == 0 ? 0 : groups.end(group - 1));
+  return {mode, groups.start(group) + (mode == SLERP ? 4 * place : place)};
 }
 
 // `later - earlier` in the times' type, integers exactly (a span of more than 2^63 ticks too).
@@ -96,10 +118,19 @@ __device__ i64 upper_bound(const Samples<T>& samples, T target) {
 __device__ inline Bracket between(i64 left, double weight, double rate) {
   // Only garbage times give other rates; they move nothing. (1e308 * 10 is how a kernel spells infinity's neighbour.)
   const bool usable = rate > 0.0 && rate <= 1.7976931348623157e308;
-  return {left, weight, usable ? rate : 0.0, NONE, 0};
+  return {left, weight, usable ? rate : 0.0, NONE, 0, 0.0, 0.0};
 }
 
-__device__ inline Bracket filled(i64 left, Fill fill) { return {left, 0.0, 0.0, fill, 0}; }
+__device__ inline Bracket filled(i64 left, Fill fill) { return {left, 0.0, 0.0, fill, 0, 0.0, 0.0}; }
+
+// The span of neighbouring samples in spans of the bracket; equal times split a curve, so there it ends.
+template <class T>
+__device__ double span_ratio(T from, T to, double span) {
+  constexpr double LONGEST = 1267650600228229401496703205376.0;  // 2^100: a number that an f32 holds
+  if (!(from < to)) return 0.0;
+  const double ratio = since(to, from) / span;
+  return ratio < 1.0 / LONGEST ? 1.0 / LONGEST : (ratio > LONGEST ? LONGEST : ratio);
+}
 
 // The end bracket's line; an end bracket of no length, or a single sample, holds.
 template <class T>
@@ -113,16 +144,21 @@ __device__ Bracket extended(const Samples<T>& samples, T target, i64 end) {
   return between(left, distance / span, 1.0 / span);
 }
 
-// The bracket of a target of which `count` samples are at or before it.
+// The bracket of a target of which `count` samples are at or before it; `spans` also asks for the spans beside it.
 template <class T>
-__device__ Bracket bracket_at(const Samples<T>& samples, T target, i64 count, int outside) {
+__device__ Bracket bracket_at(const Samples<T>& samples, T target, i64 count, int outside, bool spans) {
   const i64 last = samples.count - 1;
   if (target != target) return filled(last, NOT_A_NUMBER);
   if (is_infinite(target)) count = target > T(0) ? samples.count : 0;
   if (0 < count && count <= last) {
     const T from = samples.at(count - 1), to = samples.at(count);
     const double span = since(to, from);
-    return between(count - 1, since(target, from) / span, 1.0 / span);
+    Bracket bracket = between(count - 1, since(target, from) / span, 1.0 / span);
+    if (spans) {
+      bracket.before = count > 1 ? span_ratio(samples.at(count - 2), from, span) : 0.0;
+      bracket.after = count < last ? span_ratio(to, samples.at(count + 1), span) : 0.0;
+    }
+    return bracket;
   }
   const i64 end = count == 0 ? 0 : last;
   if (target == samples.at(end) && !is_infinite(target)) return between(end, 0.0, 0.0);
@@ -142,9 +178,17 @@ constexpr int LOCKSTEP = 4;
 // Up to here the warp searches a row together, in 32-ary steps; above, each lane searches its own row.
 constexpr int TOGETHER = 8;
 
-// Brackets of the rows `first_row + r` of [B * T], r < rows <= 32: lane r returns that of row r.
+// A lane's target, its row's samples, and how many of them are at or before it.
 template <class T>
-__device__ Bracket find_brackets(const Timeline& times, i64 first_row, int rows, int lane) {
+struct Found {
+  Samples<T> samples;
+  T target;
+  i64 count;
+};
+
+// Searches for the rows `first_row + r` of [B * T], r < rows <= 32: lane r returns what was found for row r.
+template <class T>
+__device__ Found<T> search(const Timeline& times, i64 first_row, int rows, int lane) {
   const i64 all = times.batch * times.targets;
   const i64 mine = first_row + lane;
   const bool real = lane < rows && mine < all;
@@ -196,12 +240,20 @@ __device__ Bracket find_brackets(const Timeline& times, i64 first_row, int rows,
       for (int r = 0; r < LOCKSTEP; ++r) found = lane == base + r ? low[r] : found;
     }
   }
-  return bracket_at(samples, target, found, times.outside);
+  return {samples, target, found};
+}
+
+// Brackets of the rows `first_row + r` of [B * T], r < rows <= 32: lane r returns that of row r.
+template <class T>
+__device__ Bracket find_brackets(const Timeline& times, i64 first_row, int rows, int lane, bool spans = false) {
+  const Found<T> found = search<T>(times, first_row, rows, lane);
+  return bracket_at(found.samples, found.target, found.count, times.outside, spans);
 }
 
 __device__ inline Bracket bracket_of_lane(const Bracket& bracket, int lane) {
   return {__shfl_sync(ALL_LANES, bracket.left, lane), __shfl_sync(ALL_LANES, bracket.weight, lane),
-          __shfl_sync(ALL_LANES, bracket.rate, lane), __shfl_sync(ALL_LANES, bracket.fill, lane), 0};
+          __shfl_sync(ALL_LANES, bracket.rate, lane), __shfl_sync(ALL_LANES, bracket.fill, lane), 0,
+          __shfl_sync(ALL_LANES, bracket.before, lane), __shfl_sync(ALL_LANES, bracket.after, lane)};
 }
 
 }  // namespace robocache

@@ -1,30 +1,22 @@
-// Resampling of rows of channels: forward, slope, time gradient and the gathering backward.
+// Resampling of rows of channels: forward, its derivatives, and the gathering backward.
 //
-// A mode that blends computes fma(w, v[i+1] - v[i], v[i]); the others copy a sample. A row's bracket is found once.
+// A row's bracket is found once. What its channels become is in rows.cuh, and what curves do in blend_*.cuh.
 
-#include "interpolate.cuh"
+#include "rows.cuh"
 
 using namespace robocache;
 
-// Source values and where the channels of a launch lie.
-struct Channels {
-  const void* data;  // [B, S, D] or [B, T, D]
-  i64 batch_step, row_step, channel_step;
-};
-
 struct ResampleParams {
-  Timeline times;
+  Rows rows;
   Groups groups;
-  Channels values;  // [B, S, D]
-  void* output;     // [B, T, D]
-  i64 width;        // D
-  i64 first, last;  // the channels of this launch
-  i64 tile;         // vectors of a row that one warp handles
-  i64 tiles;        // tiles of a row
-  int rows_per_warp;
-  int pad;
 };
-static_assert(sizeof(ResampleParams) == 384, "mirrors ops::resample::cuda::ForwardParams");
+static_assert(sizeof(ResampleParams) == 520, "mirrors ops::resample::cuda::ForwardParams");
+
+struct ResampleTangentParams {
+  ResampleParams forward;
+  Channels tangent;  // [B, S, D]
+};
+static_assert(sizeof(ResampleTangentParams) == 552, "mirrors ops::resample::cuda::TangentParams");
 
 // A lane's sum runs over all channels, so all of them are one launch; its parameters have 4096 bytes for their runs.
 constexpr int MAX_RUNS = 224;
@@ -44,7 +36,7 @@ struct ResampleBracketParams {
   Bracket* brackets;  // [rows, T]
   i64 rows;           // distinct rows
   int rows_per_warp;
-  int pad;
+  int spans;          // the spans beside the brackets are asked for too
 };
 static_assert(sizeof(ResampleBracketParams) == 120, "mirrors ops::resample::cuda::BracketParams");
 
@@ -59,7 +51,9 @@ static_assert(sizeof(ResampleOrderParams) == 48, "mirrors ops::resample::cuda::O
 
 struct ResampleBackwardParams {
   Groups groups;
-  Channels grad;  // [B, T, D]
+  Channels grad;     // [B, T, D]
+  Channels values;   // [B, S, D]; null where no derivative depends on them
+  Channels tangent;  // [B, S, D]; null but for the curvature
   const Bracket* brackets;
   const i64* order;
   const i64* starts;
@@ -70,126 +64,9 @@ struct ResampleBackwardParams {
   int slope;
   int pad;
 };
-static_assert(sizeof(ResampleBackwardParams) == 328, "mirrors ops::resample::cuda::BackwardParams");
+static_assert(sizeof(ResampleBackwardParams) == 520, "mirrors ops::resample::cuda::BackwardParams");
 
 namespace {
-
-// One element of the result from its two samples; `weight` is the bracket's, in the compute type.
-template <class V, bool SLOPE>
-__device__ V blend(V a, V b, typename Element<V>::Compute weight) {
-  using E = Element<V>;
-  const auto left = E::widen(a), right = E::widen(b);
-  return E::narrow(SLOPE ? (right - left) * weight : fused(weight, right - left, left));
-}
-
-// What a lane keeps of its row for all the warp: where its bracket's first sample lies and how its channels are made.
-template <class Compute>
-struct RowWork {
-  i64 source;  // offset of channel 0 of sample `left`
-  Compute weight;
-  unsigned flags;
-};
-
-enum Flags : unsigned {
-  IS_ZERO = 1,
-  IS_NAN = 2,
-  BLENDS = 4,           // linear channels take both samples
-  NEXT_IS_RIGHT = 8,    // `next` copies `left + 1`
-  NEAREST_IS_RIGHT = 16
-};
-
-template <class V, bool SLOPE>
-__device__ RowWork<typename Element<V>::Compute> work_of(const ResampleParams& p, const Bracket& bracket, i64 row) {
-  using Compute = typename Element<V>::Compute;
-  const i64 batch = row / p.times.targets;
-  const i64 source = batch * p.values.batch_step + bracket.left * p.values.row_step;
-  const Compute weight = static_cast<Compute>(SLOPE ? bracket.rate : bracket.weight);
-  if (SLOPE) return {source, weight, bracket.rate != 0.0 ? BLENDS : 0u};
-  unsigned flags = bracket.fill == ZERO ? IS_ZERO : (bracket.fill == NOT_A_NUMBER ? IS_NAN : 0u);
-  if (weight != Compute(0) && flags == 0) flags |= BLENDS;
-  if (copied(bracket, NEXT) != bracket.left) flags |= NEXT_IS_RIGHT;
-  if (copied(bracket, NEAREST) != bracket.left) flags |= NEAREST_IS_RIGHT;
-  return {source, weight, flags};
-}
-
-// Which samples an element is made of.
-struct Pick {
-  bool shifted;  // the first sample read is `left + 1`
-  bool both;     // the sample after it is blended in
-  bool zero, nan;
-};
-
-template <class V, bool SLOPE>
-__device__ Pick pick(unsigned flags, Mode mode) {
-  const bool both = !IS_RAW<V> && mode == LINEAR && (flags & BLENDS) != 0;
-  if (SLOPE) return {false, both, !both, false};
-  const unsigned right = mode == NEXT ? NEXT_IS_RIGHT : (mode == NEAREST ? NEAREST_IS_RIGHT : 0u);
-  const bool shifted = (flags & right) != 0;
-  return {shifted, both, (flags & IS_ZERO) != 0, (flags & IS_NAN) != 0};
-}
-
-// Vectors in flight for each lane before the first is used.
-constexpr int FLIGHT = 4;
-
-// Threads: a warp handles `rows_per_warp` rows of [B * T] and one tile of their vectors of N channels; lane l takes
-// the vectors l, l + 32, ... of the rows laid end to end.
-template <class T, class V, int N, bool SLOPE>
-__device__ void resample_rows(const ResampleParams& p) {
-  using Compute = typename Element<V>::Compute;
-  using Chunk = Vector<V, N>;
-  const int lane = threadIdx.x % WARP;
-  const i64 warp = static_cast<i64>(blockIdx.x) * (blockDim.x / WARP) + threadIdx.x / WARP;
-  const i64 first_row = warp / p.tiles * p.rows_per_warp;
-  const i64 all = p.times.batch * p.times.targets;
-  if (first_row >= all) return;
-  const Bracket bracket = find_brackets<T>(p.times, first_row, p.rows_per_warp, lane);
-  const i64 own_row = first_row + lane < all ? first_row + lane : first_row;
-  const RowWork<Compute> mine = work_of<V, SLOPE>(p, bracket, own_row);
-
-  const i64 tile_start = warp % p.tiles * p.tile;
-  const i64 vectors = (p.last - p.first) / N - tile_start;
-  const int across = static_cast<int>(vectors < p.tile ? vectors : p.tile);
-  const int rows = static_cast<int>(all - first_row < p.rows_per_warp ? all - first_row : p.rows_per_warp);
-  const int total = across * rows;
-  for (int base = 0; base < total; base += WARP * FLIGHT) {
-    Packed<Chunk> a[FLIGHT], b[FLIGHT];
-    Compute weight[FLIGHT];
-    Pick picks[FLIGHT];
-    i64 place[FLIGHT];
-#pragma unroll
-    for (int k = 0; k < FLIGHT; ++k) {
-      const int item = base + k * WARP + lane;
-      const bool real = item < total;
-      const int r = real ? item / across : 0;
-      const i64 source = __shfl_sync(ALL_LANES, mine.source, r);
-      const unsigned flags = __shfl_sync(ALL_LANES, mine.flags, r);
-      weight[k] = __shfl_sync(ALL_LANES, mine.weight, r);
-      const i64 channel = p.first + (tile_start + (item - r * across)) * N;
-      place[k] = real ? (first_row + r) * p.width + channel : -1;
-      picks[k] = pick<V, SLOPE>(flags, real ? mode_of(p.groups, channel) : PREVIOUS);
-      if (real && !picks[k].zero && !picks[k].nan) {
-        const i64 offset = source + (picks[k].shifted ? p.values.row_step : 0) + channel * p.values.channel_step;
-        a[k].load(element<V>(p.values.data, offset));
-        if (picks[k].both) b[k].load(element<V>(p.values.data, offset + p.values.row_step));
-      }
-    }
-#pragma unroll
-    for (int k = 0; k < FLIGHT; ++k) {
-      if (place[k] < 0) continue;
-      const Chunk left = a[k].unpack(), right = b[k].unpack();
-      Chunk out;
-#pragma unroll
-      for (int n = 0; n < N; ++n) {
-        V v = left.at[n];
-        if constexpr (!IS_RAW<V>) v = picks[k].both ? blend<V, SLOPE>(v, right.at[n], weight[k]) : v;
-        out.at[n] = picks[k].nan ? Element<V>::nan() : (picks[k].zero ? V{} : v);
-      }
-      Packed<Chunk> packed;
-      packed.pack(out);
-      packed.store(static_cast<V*>(p.output) + place[k]);
-    }
-  }
-}
 
 // Threads: a warp sums the linear channels of one row of [B * T]; lane l adds those of l, l + 32, ... in ascending
 // order and the lanes are added pairwise, 16, 8, 4, 2, 1 apart.
@@ -198,7 +75,7 @@ __device__ void time_gradient_rows(const ResampleTimeGradParams& p) {
   using E = Element<V>;
   using Compute = typename E::Compute;
   const int lane = threadIdx.x % WARP;
-  const i64 row = static_cast<i64>(blockIdx.x) * (blockDim.x / WARP) + threadIdx.x / WARP;
+  const i64 row = warp_of_grid();
   if (row >= p.times.batch * p.times.targets) return;
   const Bracket bracket = bracket_of_lane(find_brackets<T>(p.times, row, 1, lane), 0);
   const i64 batch = row / p.times.targets, column = row % p.times.targets;
@@ -226,11 +103,10 @@ __device__ void time_gradient_rows(const ResampleTimeGradParams& p) {
 template <class T>
 __device__ void bracket_rows(const ResampleBracketParams& p) {
   const int lane = threadIdx.x % WARP;
-  const i64 warp = static_cast<i64>(blockIdx.x) * (blockDim.x / WARP) + threadIdx.x / WARP;
-  const i64 first_row = warp * p.rows_per_warp;
+  const i64 first_row = warp_of_grid() * p.rows_per_warp;
   const i64 all = p.rows * p.times.targets;
   if (first_row >= all) return;
-  const Bracket bracket = find_brackets<T>(p.times, first_row, p.rows_per_warp, lane);
+  const Bracket bracket = find_brackets<T>(p.times, first_row, p.rows_per_warp, lane, p.spans != 0);
   if (lane < p.rows_per_warp && first_row + lane < all) p.brackets[first_row + lane] = bracket;
 }
 
@@ -244,13 +120,41 @@ __device__ bool share(const Bracket& bracket, Mode mode, bool slope, bool right,
     return mode == LINEAR && bracket.rate != 0.0;
   }
   const Compute weight = static_cast<Compute>(bracket.weight);
-  if (mode == LINEAR && weight != Compute(0)) {
+  if ((mode == LINEAR || mode == ANGLE) && weight != Compute(0)) {
     *part = right ? weight : Compute(1) - weight;
     return true;
   }
   *part = 1;
   return copied(bracket, mode) == bracket.left + (right ? 1 : 0);
 }
+
+// The source row of a thread of a gather, and the places of the order whose brackets begin at each sample of that row.
+struct Gathered {
+  i64 batch, sample, row;
+  i64 item;  // which vector or unit of the row
+  const i64* starts;
+  const i64* order;
+  const Bracket* brackets;
+  i64 samples;
+  bool real;
+
+  __device__ Gathered(const ResampleBackwardParams& p, i64 across) {
+    const i64 thread = static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x;
+    row = thread / across;
+    item = thread % across;
+    samples = p.samples;
+    batch = row / p.samples;
+    sample = row % p.samples;
+    real = row < p.batch * p.samples;
+    const i64 distinct = p.rows == 1 ? 0 : batch;
+    starts = p.starts + distinct * (p.samples + 1);
+    order = p.order + distinct * p.targets;
+    brackets = p.brackets + distinct * p.targets;
+  }
+
+  // Whether brackets can begin at a sample: one of the row.
+  __device__ bool has(i64 other) const { return 0 <= other && other < samples; }
+};
 
 // Threads: one for each vector of N channels of each source row. It gathers what brackets that end at its row give,
 // then what brackets that begin there give, in ascending target order: one fixed order, no atomics.
@@ -259,25 +163,19 @@ __device__ void backward_rows(const ResampleBackwardParams& p) {
   using E = Element<V>;
   using Compute = typename E::Compute;
   using Chunk = Vector<V, N>;
-  const i64 vectors = (p.last - p.first) / N;
-  const i64 item = static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x;
-  const i64 row = item / vectors;
-  if (row >= p.batch * p.samples) return;
-  const i64 channel = p.first + item % vectors * N;
-  const i64 batch = row / p.samples, sample = row % p.samples;
-  const i64 distinct = p.rows == 1 ? 0 : batch;
+  const Gathered at(p, (p.last - p.first) / N);
+  if (!at.real) return;
+  const i64 channel = p.first + at.item * N;
   const Mode mode = mode_of(p.groups, channel);
-  const i64* starts = p.starts + distinct * (p.samples + 1) + sample;
-  const i64* order = p.order + distinct * p.targets;
-  const Bracket* brackets = p.brackets + distinct * p.targets;
-  const i64 ends[3] = {sample > 0 ? starts[-1] : starts[0], starts[0], starts[1]};
   Compute sums[N] = {};
   for (int side = 0; side < 2; ++side) {
-    for (i64 place = ends[side]; place < ends[side + 1]; ++place) {
-      const i64 target = order[place];
+    const i64 left = at.sample - 1 + side;
+    if (!at.has(left)) continue;
+    for (i64 place = at.starts[left]; place < at.starts[left + 1]; ++place) {
+      const i64 target = at.order[place];
       Compute part;
-      if (!share(brackets[target], mode, p.slope != 0, side == 0, &part)) continue;
-      const i64 offset = batch * p.grad.batch_step + target * p.grad.row_step + channel * p.grad.channel_step;
+      if (!share(at.brackets[target], mode, p.slope != 0, side == 0, &part)) continue;
+      const i64 offset = at.batch * p.grad.batch_step + target * p.grad.row_step + channel * p.grad.channel_step;
       Packed<Chunk> packed;
       packed.load(element<V>(p.grad.data, offset));
       const Chunk grad = packed.unpack();
@@ -290,7 +188,115 @@ __device__ void backward_rows(const ResampleBackwardParams& p) {
   for (int n = 0; n < N; ++n) out.at[n] = E::narrow(sums[n]);
   Packed<Chunk> packed;
   packed.pack(out);
-  packed.store(static_cast<V*>(p.output) + row * p.width + channel);
+  packed.store(static_cast<V*>(p.output) + at.row * p.width + channel);
+}
+
+// What a target gives one of its bracket's quaternions: the gradient, or its derivative along the tangent.
+template <class V, bool CURVATURE>
+__device__ Quaternion<double> slerp_part(
+    const ResampleBackwardParams& p, i64 values, i64 tangent, const Bracket& bracket, const Quaternion<double>& grad,
+    bool right) {
+  const Quaternion<double> a = quaternion<V>(p.values, values), b = quaternion<V>(p.values, values + p.values.row_step);
+  if constexpr (CURVATURE) {
+    const Quaternion<double> da = quaternion<V>(p.tangent, tangent);
+    const Quaternion<double> db = quaternion<V>(p.tangent, tangent + p.tangent.row_step);
+    Quaternion<Dual<double>> by_a, by_b;
+    slerp_gradient(dual(a, da), dual(b, db), bracket.weight, dual(grad, Quaternion<double>{}), &by_a, &by_b);
+    return slope_of(right ? by_b : by_a);
+  } else {
+    Quaternion<double> by_a, by_b;
+    slerp_gradient(a, b, bracket.weight, grad, &by_a, &by_b);
+    return right ? by_b : by_a;
+  }
+}
+
+// As `slerp_part`, for one of the four samples around a bracket.
+template <class V, bool CURVATURE>
+__device__ typename Element<V>::Compute pchip_part(
+    const ResampleBackwardParams& p, i64 values, i64 tangent, const Bracket& bracket, int sample) {
+  using Compute = typename Element<V>::Compute;
+  const Window<Compute> x = window<V>(p.values, values, bracket);
+  const Compute weight = static_cast<Compute>(bracket.weight);
+  const Spans<Compute> spans = spans_of<Compute>(bracket);
+  if constexpr (CURVATURE) {
+    const Window<Dual<Compute>> by = pchip_gradient(dual(x, window<V>(p.tangent, tangent, bracket)), weight, spans);
+    return sample < 2 ? (sample == 0 ? by.at[0] : by.at[1]).slope : (sample == 2 ? by.at[2] : by.at[3]).slope;
+  } else {
+    const Window<Compute> by = pchip_gradient(x, weight, spans);
+    return sample < 2 ? (sample == 0 ? by.at[0] : by.at[1]) : (sample == 2 ? by.at[2] : by.at[3]);
+  }
+}
+
+// Threads: one for each unit of each source row, as above; a curve also gathers from the brackets beside those two.
+template <class V, bool CURVATURE>
+__device__ void curved_backward_rows(const ResampleBackwardParams& p) {
+  using E = Element<V>;
+  using Compute = typename E::Compute;
+  const Gathered at(p, p.last - p.first);
+  if (!at.real) return;
+  const Unit unit = unit_of(p.groups, p.first + at.item);
+  const int width = unit.mode == SLERP ? 4 : 1;
+  Compute sums[4] = {};
+  // `sample` says which of left - 1 to left + 2 this thread's sample is, so that brackets ascend.
+  for (int sample = unit.mode == PCHIP ? 3 : 2; sample >= (unit.mode == PCHIP ? 0 : 1); --sample) {
+    const i64 left = at.sample + 1 - sample;
+    if (!at.has(left)) continue;
+    const auto first = [&](const Channels& c) {
+      return at.batch * c.batch_step + left * c.row_step + unit.channel * c.channel_step;
+    };
+    for (i64 place = at.starts[left]; place < at.starts[left + 1]; ++place) {
+      const i64 target = at.order[place];
+      const Bracket bracket = at.brackets[target];
+      const i64 offset = at.batch * p.grad.batch_step + target * p.grad.row_step + unit.channel * p.grad.channel_step;
+      const bool live = bracket.fill == NONE && static_cast<Compute>(bracket.weight) != Compute(0) && p.slope == 0;
+      if (live && unit.mode == SLERP) {
+        const Quaternion<double> part =
+            slerp_part<V, CURVATURE>(p, first(p.values), first(p.tangent), bracket, quaternion<V>(p.grad, offset), sample == 2);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) sums[k] = sums[k] + static_cast<Compute>(part.at[k]);
+      } else if (live && unit.mode == PCHIP) {
+        if ((sample == 0 && bracket.before == 0.0) || (sample == 3 && bracket.after == 0.0)) continue;
+        const Compute part = pchip_part<V, CURVATURE>(p, first(p.values), first(p.tangent), bracket, sample);
+        sums[0] = fused(part, E::widen(*element<V>(p.grad.data, offset)), sums[0]);
+      } else {
+        Compute part;
+        if (CURVATURE || sample == 0 || sample == 3) continue;
+        if (!share(bracket, unit.mode, p.slope != 0, sample == 2, &part)) continue;
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          if (k < width) sums[k] = fused(part, E::widen(*element<V>(p.grad.data, offset + k * p.grad.channel_step)), sums[k]);
+        }
+      }
+    }
+  }
+  V* output = static_cast<V*>(p.output) + at.row * p.width + unit.channel;
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    if (k < width) output[k] = E::narrow(sums[k]);
+  }
+}
+
+// The whole of a forward launch: plain, curved, or the derivative along a tangent.
+template <class T, class V, int N, bool SLOPE>
+__device__ void resample_plain(const ResampleParams& p) {
+  const i64 warp = warp_of_grid();
+  Bracket mine;
+  if (brackets_of_warp<T>(p.rows, warp, false, &mine)) plain_rows<V, N, SLOPE>(p.rows, p.groups, warp, mine);
+}
+
+template <class T, class V>
+__device__ void resample_curved(const ResampleParams& p) {
+  const i64 warp = warp_of_grid();
+  Bracket mine;
+  if (brackets_of_warp<T>(p.rows, warp, true, &mine)) curved_rows<V, false>(p.rows, p.rows.values, p.groups, warp, mine);
+}
+
+template <class T, class V>
+__device__ void resample_tangent(const ResampleTangentParams& p) {
+  const i64 warp = warp_of_grid();
+  const Rows& rows = p.forward.rows;
+  Bracket mine;
+  if (brackets_of_warp<T>(rows, warp, true, &mine)) curved_rows<V, true>(rows, p.tangent, p.forward.groups, warp, mine);
 }
 
 }  // namespace
@@ -349,24 +355,31 @@ extern "C" __global__ void __launch_bounds__(256) resample_order(const __grid_co
 #define KERNEL(NAME, PARAMS, BLOCK, ...)                                                                       \
   extern "C" __global__ void __launch_bounds__(BLOCK) NAME(const __grid_constant__ PARAMS p) { __VA_ARGS__(p); }
 
-#define FORWARD(TIME, T, VALUE, V)                                                                     \
-  KERNEL(resample_##TIME##_##VALUE, ResampleParams, 128, resample_rows<T, V, 1, false>)                \
-  KERNEL(resample_##TIME##_##VALUE##_wide, ResampleParams, 128, resample_rows<T, V, WIDE<V>, false>)
-#define FORWARD_ALL(TIME, T)                   \
-  FORWARD(TIME, T, f64, double)                \
-  FORWARD(TIME, T, f32, float)                 \
-  FORWARD(TIME, T, f16, __half)                \
-  FORWARD(TIME, T, bf16, __nv_bfloat16)        \
+#define FORWARD(TIME, T, VALUE, V)                                                                      \
+  KERNEL(resample_##TIME##_##VALUE, ResampleParams, 128, resample_plain<T, V, 1, false>)                \
+  KERNEL(resample_##TIME##_##VALUE##_wide, ResampleParams, 128, resample_plain<T, V, WIDE<V>, false>)
+#define CURVED(TIME, T, VALUE, V)                                                                       \
+  KERNEL(resample_curved_##TIME##_##VALUE, ResampleParams, 128, resample_curved<T, V>)                  \
+  KERNEL(resample_tangent_##TIME##_##VALUE, ResampleTangentParams, 128, resample_tangent<T, V>)
+#define FORWARD_ALL(TIME, T)                     \
+  FORWARD(TIME, T, f64, double)                  \
+  FORWARD(TIME, T, f32, float)                   \
+  FORWARD(TIME, T, f16, __half)                  \
+  FORWARD(TIME, T, bf16, __nv_bfloat16)          \
   FORWARD(TIME, T, b64, Raw<unsigned long long>) \
-  FORWARD(TIME, T, b32, Raw<unsigned>)         \
-  FORWARD(TIME, T, b16, Raw<unsigned short>)   \
-  FORWARD(TIME, T, b8, Raw<unsigned char>)
+  FORWARD(TIME, T, b32, Raw<unsigned>)           \
+  FORWARD(TIME, T, b16, Raw<unsigned short>)     \
+  FORWARD(TIME, T, b8, Raw<unsigned char>)       \
+  CURVED(TIME, T, f64, double)                   \
+  CURVED(TIME, T, f32, float)                    \
+  CURVED(TIME, T, f16, __half)                   \
+  CURVED(TIME, T, bf16, __nv_bfloat16)
 FORWARD_ALL(f64, double)
 FORWARD_ALL(f32, float)
 FORWARD_ALL(i64, long long)
 
 #define GRADIENTS(TIME, T, VALUE, V)                                                              \
-  KERNEL(resample_slope_##TIME##_##VALUE, ResampleParams, 128, resample_rows<T, V, 1, true>)      \
+  KERNEL(resample_slope_##TIME##_##VALUE, ResampleParams, 128, resample_plain<T, V, 1, true>)     \
   KERNEL(resample_time_grad_##TIME##_##VALUE, ResampleTimeGradParams, 128, time_gradient_rows<T, V>)
 #define GRADIENTS_ALL(TIME, T)        \
   GRADIENTS(TIME, T, f64, double)     \
@@ -380,9 +393,11 @@ KERNEL(resample_bracket_f64, ResampleBracketParams, 128, bracket_rows<double>)
 KERNEL(resample_bracket_f32, ResampleBracketParams, 128, bracket_rows<float>)
 KERNEL(resample_bracket_i64, ResampleBracketParams, 128, bracket_rows<long long>)
 
-#define BACKWARD(VALUE, V)                                                                            \
-  KERNEL(resample_backward_##VALUE, ResampleBackwardParams, 256, backward_rows<V, 1>)                 \
-  KERNEL(resample_backward_##VALUE##_wide, ResampleBackwardParams, 256, backward_rows<V, WIDE<V>>)
+#define BACKWARD(VALUE, V)                                                                                  \
+  KERNEL(resample_backward_##VALUE, ResampleBackwardParams, 256, backward_rows<V, 1>)                       \
+  KERNEL(resample_backward_##VALUE##_wide, ResampleBackwardParams, 256, backward_rows<V, WIDE<V>>)          \
+  KERNEL(resample_backward_curved_##VALUE, ResampleBackwardParams, 128, curved_backward_rows<V, false>)     \
+  KERNEL(resample_curvature_##VALUE, ResampleBackwardParams, 128, curved_backward_rows<V, true>)
 BACKWARD(f64, double)
 BACKWARD(f32, float)
 BACKWARD(f16, __half)

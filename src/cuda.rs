@@ -37,13 +37,23 @@ impl fmt::Display for Arch {
 struct Image {
     file: &'static str,
     arch: Arch,
-    bytes: &'static [u8],
+    /// Its size in 8 bytes, then the image compressed: machine code for six targets with line tables is large.
+    packed: &'static [u8],
 }
 
-/// An image is an ELF file that the driver reads in place.
-#[repr(C, align(16))]
-#[cfg_attr(not(robocache_cuda), allow(dead_code, reason = "a CPU-only build embeds no image"))]
-struct Aligned<T>(T);
+impl Image {
+    /// The size of the image as the driver reads it, and its bytes, aligned to 16; `None` where the library is damaged.
+    fn unpack(&self) -> Option<(usize, Vec<u128>)> {
+        let (size, packed) = self.packed.split_first_chunk::<8>()?;
+        let size = usize::try_from(u64::from_le_bytes(*size)).ok()?;
+        let bytes = miniz_oxide::inflate::decompress_to_vec_zlib_with_limit(packed, size).ok()?;
+        let mut aligned = vec![0u128; size.div_ceil(16)];
+        // SAFETY: the numbers' own bytes, for which any bits are a value.
+        let room = unsafe { std::slice::from_raw_parts_mut(aligned.as_mut_ptr().cast::<u8>(), size) };
+        (bytes.len() == size).then(|| room.copy_from_slice(&bytes))?;
+        Some((size, aligned))
+    }
+}
 
 // `static IMAGES: &[Image]`, written by build.rs.
 include!(concat!(env!("OUT_DIR"), "/images.rs"));
@@ -199,9 +209,15 @@ impl Work {
         }
         let mut library = ptr::null_mut();
         let none = ptr::null_mut();
-        // SAFETY: the image is a whole cubin, or PTX that ends in NUL, in static memory; there are no options.
+        let damaged = || {
+            let Work { op, file, .. } = self;
+            Error::Runtime(format!("{op}: the {} image of {file}.cu must be whole, got a damaged library", image.arch))
+        };
+        // The driver may read it in place, as long as the process runs.
+        let unpacked = image.unpack().ok_or_else(damaged)?.1.leak();
+        // SAFETY: the image is a whole cubin, or PTX that ends in NUL, in memory that stays; there are no options.
         let code = unsafe {
-            let bytes = image.bytes.as_ptr().cast();
+            let bytes = unpacked.as_ptr().cast();
             sys::cuLibraryLoadData(&mut library, bytes, ptr::null_mut(), none, 0, ptr::null_mut(), ptr::null_mut(), 0)
         };
         code.result().map_err(|error| self.refused(&format!("load the {} image of", image.arch), error))?;
@@ -355,10 +371,12 @@ mod tests {
         let mut files: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for image in IMAGES {
             files.entry(image.file).or_default().push(image.arch);
-            assert!(image.bytes.as_ptr().addr().is_multiple_of(16));
+            let (size, unpacked) = image.unpack().expect("whole");
+            // SAFETY: the numbers' own bytes.
+            let bytes = unsafe { std::slice::from_raw_parts(unpacked.as_ptr().cast::<u8>(), size) };
             match image.arch {
-                Sm(_) => assert!(image.bytes.starts_with(b"\x7fELF")),
-                Compute(_) => assert_eq!(image.bytes.last(), Some(&0)),
+                Sm(_) => assert!(bytes.starts_with(b"\x7fELF")),
+                Compute(_) => assert_eq!(bytes.last(), Some(&0)),
             }
         }
         let mut targets = files.values();

@@ -1,10 +1,13 @@
 //! The only bridge between C++ and Rust: one signature for each operator, in schema order, then where to run.
 //!
-//! C++ checks, allocates and calls; here, and nowhere else, an address that torch gave becomes a view.
+//! C++ checks, allocates and calls; here, and nowhere else, an address that torch gave becomes a view. What the functions
+//! do is in `ffi/calls.rs`.
+
+mod calls;
 
 use crate::device::{self, Stream};
 use crate::error::{Error, Result};
-use crate::ops::{modes, resample as op};
+use crate::ops::resample_mask;
 use crate::tensor::{DType, View, ViewMut};
 use crate::threads::{Serial, Threads};
 use std::ops::Range;
@@ -42,6 +45,15 @@ pub(crate) mod bridge {
         strides: [isize; 3],
     }
 
+    /// The longest bracket that a mask lets through.
+    #[derive(Debug)]
+    struct MaxGap {
+        given: bool,
+        whole: bool,
+        ticks: i64,
+        number: f64,
+    }
+
     /// Where to run: the CPU with torch's threads (device -1), or a stream of a CUDA device.
     #[derive(Debug)]
     struct Place {
@@ -70,6 +82,17 @@ pub(crate) mod bridge {
             output: &Operand,
             place: &Place,
         ) -> Result<()>;
+        fn resample_tangent(
+            tangent: &Operand,
+            values: &Operand,
+            source_times: &Operand,
+            target_times: &Operand,
+            mode: &str,
+            outside: &str,
+            source_lengths: &Operand,
+            output: &Operand,
+            place: &Place,
+        ) -> Result<()>;
         fn resample_backward(
             grad: &Operand,
             source_times: &Operand,
@@ -78,6 +101,20 @@ pub(crate) mod bridge {
             outside: &str,
             source_lengths: &Operand,
             slope: bool,
+            values: &Operand,
+            output: &Operand,
+            workspace: &Operand,
+            place: &Place,
+        ) -> Result<()>;
+        fn resample_curvature(
+            grad: &Operand,
+            tangent: &Operand,
+            values: &Operand,
+            source_times: &Operand,
+            target_times: &Operand,
+            mode: &str,
+            outside: &str,
+            source_lengths: &Operand,
             output: &Operand,
             workspace: &Operand,
             place: &Place,
@@ -95,12 +132,38 @@ pub(crate) mod bridge {
             place: &Place,
         ) -> Result<()>;
 
+        fn resample_mask(
+            source_times: &Operand,
+            target_times: &Operand,
+            max_gap: &MaxGap,
+            source_lengths: &Operand,
+            output: &Operand,
+            place: &Place,
+        ) -> Result<()>;
+        fn fuse(
+            values: &[Operand],
+            source_times: &[Operand],
+            target_times: &Operand,
+            mode: &str,
+            outside: &str,
+            source_lengths: &Operand,
+            output: &Operand,
+            place: &Place,
+        ) -> Result<()>;
+
         /// Checks texts and types; `channels` is -1 where the number is not known yet.
         fn check_modes(op: &str, mode: &str, outside: &str, values: Kind, channels: i64) -> Result<()>;
-        /// The channels that `mode` names before a trailing `*`; -1 where they are all named, -2 where none is.
+        /// As `check_modes`, over the channels of all streams; gives each stream's own modes as a text.
+        fn stream_modes(op: &str, mode: &str, outside: &str, values: Kind, widths: &[usize]) -> Result<Vec<String>>;
+        /// True where derivatives by the values depend on the values.
+        fn bends(mode: &str) -> bool;
+        /// Channels that `mode` takes before any number that is left to `*`; -1 where the number of all of them decides,
+        /// -2 where any number will do.
         fn named_channels(mode: &str) -> i64;
-        /// Checks host memory: ascending source times, lengths in range.
-        fn check_times(op: &str, source_times: &Operand, source_lengths: &Operand) -> Result<()>;
+        /// Refuses a gap that is negative or NaN.
+        fn check_max_gap(max_gap: &MaxGap) -> Result<()>;
+        /// Checks host memory: ascending source times, lengths in range; `stream` is -1 where there is one only.
+        fn check_times(op: &str, stream: i64, source_times: &Operand, source_lengths: &Operand) -> Result<()>;
         /// What this library is, as JSON.
         fn build_info() -> String;
 
@@ -132,10 +195,37 @@ pub(crate) mod bridge {
             outside: &str,
             source_lengths: usize,
         ) -> Result<usize>;
+
+        /// `robocache::resample_mask` likewise.
+        ///
+        /// # Safety
+        /// As for `tch_resample`.
+        #[namespace = "robocache"]
+        unsafe fn tch_resample_mask(
+            source_times: usize,
+            target_times: usize,
+            max_gap: &MaxGap,
+            source_lengths: usize,
+        ) -> Result<usize>;
+
+        /// `robocache::fuse` likewise; every address of the lists is a live `at::Tensor`.
+        ///
+        /// # Safety
+        /// As for `tch_resample`.
+        #[namespace = "robocache"]
+        unsafe fn tch_fuse(
+            values: &[usize],
+            source_times: &[usize],
+            target_times: usize,
+            mode: &str,
+            outside: &str,
+            source_lengths: usize,
+        ) -> Result<usize>;
     }
 }
 
-use bridge::{Kind, Operand, Place};
+use bridge::{Kind, MaxGap, Operand, Place};
+use calls::*;
 
 /// What `parallel_rows` runs; it outlives the call, which waits for all rows.
 pub(crate) struct Rows<'a>(&'a (dyn Fn(Range<usize>) + Sync));
@@ -209,178 +299,13 @@ impl Place {
     }
 }
 
-/// The kind in front of the text, so that C++ can raise the exception of that name.
-fn told(result: Result<()>) -> std::result::Result<(), String> {
-    result.map_err(|error| format!("{}: {error}", error.kind()))
-}
-
-#[allow(clippy::too_many_arguments)]
-fn resample(
-    values: &Operand,
-    source_times: &Operand,
-    target_times: &Operand,
-    mode: &str,
-    outside: &str,
-    source_lengths: &Operand,
-    output: &Operand,
-    place: &Place,
-) -> std::result::Result<(), String> {
-    let call = || {
-        op::resample(
-            values.view("values")?,
-            source_times.view("source_times")?,
-            target_times.view("target_times")?,
-            mode,
-            outside,
-            source_lengths.optional(),
-            &mut output.output()?,
-            &place.place(),
-        )
-    };
-    told(call())
-}
-
-#[allow(clippy::too_many_arguments)]
-fn resample_slope(
-    values: &Operand,
-    source_times: &Operand,
-    target_times: &Operand,
-    mode: &str,
-    outside: &str,
-    source_lengths: &Operand,
-    output: &Operand,
-    place: &Place,
-) -> std::result::Result<(), String> {
-    let call = || {
-        op::resample_slope(
-            values.view("values")?,
-            source_times.view("source_times")?,
-            target_times.view("target_times")?,
-            mode,
-            outside,
-            source_lengths.optional(),
-            &mut output.output()?,
-            &place.place(),
-        )
-    };
-    told(call())
-}
-
-#[allow(clippy::too_many_arguments)]
-fn resample_backward(
-    grad: &Operand,
-    source_times: &Operand,
-    target_times: &Operand,
-    mode: &str,
-    outside: &str,
-    source_lengths: &Operand,
-    slope: bool,
-    output: &Operand,
-    workspace: &Operand,
-    place: &Place,
-) -> std::result::Result<(), String> {
-    let call = || {
-        op::resample_backward(
-            grad.view("grad")?,
-            source_times.view("source_times")?,
-            target_times.view("target_times")?,
-            mode,
-            outside,
-            source_lengths.optional(),
-            slope,
-            &mut output.output()?,
-            &mut workspace.output()?,
-            &place.place(),
-        )
-    };
-    told(call())
-}
-
-fn resample_backward_workspace(batch: usize, samples: usize, targets: usize) -> std::result::Result<usize, String> {
-    op::resample_backward_workspace(batch, samples, targets).map_err(|error| format!("{}: {error}", error.kind()))
-}
-
-#[allow(clippy::too_many_arguments)]
-fn resample_time_grad(
-    grad: &Operand,
-    values: &Operand,
-    source_times: &Operand,
-    target_times: &Operand,
-    mode: &str,
-    outside: &str,
-    source_lengths: &Operand,
-    output: &Operand,
-    place: &Place,
-) -> std::result::Result<(), String> {
-    let call = || {
-        op::resample_time_grad(
-            grad.view("grad")?,
-            values.view("values")?,
-            source_times.view("source_times")?,
-            target_times.view("target_times")?,
-            mode,
-            outside,
-            source_lengths.optional(),
-            &mut output.output()?,
-            &place.place(),
-        )
-    };
-    told(call())
-}
-
-fn check_modes(op: &str, mode: &str, outside: &str, values: Kind, channels: i64) -> std::result::Result<(), String> {
-    let call = || {
-        let found = || Error::Type(format!("{op}: values must be of a known type"));
-        let channels = usize::try_from(channels).unwrap_or(1);
-        modes::check_modes(op, mode, outside, dtype(values).ok_or_else(found)?, channels).map(drop)
-    };
-    told(call())
-}
-
-fn named_channels(mode: &str) -> i64 {
-    if !mode.contains([':', ',']) {
-        return -2;
+impl MaxGap {
+    fn gap(&self) -> Option<resample_mask::MaxGap> {
+        let gap = if self.whole {
+            resample_mask::MaxGap::Ticks(self.ticks)
+        } else {
+            resample_mask::MaxGap::Number(self.number)
+        };
+        self.given.then_some(gap)
     }
-    modes::Modes::named_channels(mode).and_then(|channels| i64::try_from(channels).ok()).unwrap_or(-1)
-}
-
-fn check_times(op: &str, source_times: &Operand, source_lengths: &Operand) -> std::result::Result<(), String> {
-    let call = || {
-        let times = source_times.view("source_times")?;
-        // SAFETY: csrc calls this with host tensors only.
-        unsafe { op::check_times(op, times, times, source_lengths.optional()) }
-    };
-    told(call())
-}
-
-fn build_info() -> String {
-    let images: Vec<String> =
-        images().map(|(kernel, arch)| format!(r#"{{"kernel":"{kernel}","arch":"{arch}"}}"#)).collect();
-    let text = |value: Option<&str>| value.map_or("null".to_owned(), |value| format!("\"{value}\""));
-    let features: Vec<String> = [("cuda", cfg!(feature = "cuda")), ("torch", true), ("tch", cfg!(feature = "tch"))]
-        .into_iter()
-        .filter(|(_, on)| *on)
-        .map(|(name, _)| format!("\"{name}\""))
-        .collect();
-    format!(
-        r#"{{"version":{},"torch":{},"cuda":{},"torch_cuda":{},"nvrtc":{},"images":[{}],"simd":{},"features":[{}]}}"#,
-        text(Some(env!("CARGO_PKG_VERSION"))),
-        text(option_env!("ROBOCACHE_TORCH_VERSION")),
-        cfg!(robocache_cuda),
-        text(option_env!("ROBOCACHE_TORCH_CUDA")),
-        text(option_env!("ROBOCACHE_NVRTC_VERSION")),
-        images.join(","),
-        text(Some(crate::simd::Level::best().name())),
-        features.join(","),
-    )
-}
-
-#[cfg(feature = "cuda")]
-fn images() -> impl Iterator<Item = (&'static str, String)> {
-    crate::cuda::images().map(|(kernel, arch)| (kernel, arch.to_string()))
-}
-
-#[cfg(not(feature = "cuda"))]
-fn images() -> impl Iterator<Item = (&'static str, String)> {
-    std::iter::empty()
 }

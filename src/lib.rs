@@ -11,6 +11,7 @@ mod error;
 #[cfg(feature = "torch")]
 mod ffi;
 mod launch;
+mod number;
 pub mod ops;
 mod simd;
 #[cfg(feature = "tch")]
@@ -21,7 +22,13 @@ mod threads;
 pub use device::{Place, Stream};
 pub use error::{Error, Result};
 pub use launch::Launch;
-pub use ops::resample::{resample, resample_backward, resample_backward_workspace, resample_slope, resample_time_grad};
+pub use ops::fuse::fuse;
+pub use ops::resample::derivatives::{
+    resample_backward, resample_backward_workspace, resample_curvature, resample_slope, resample_tangent,
+    resample_time_grad,
+};
+pub use ops::resample::resample;
+pub use ops::resample_mask::{MaxGap, resample_mask};
 pub use simd::Level;
 pub use tensor::{DType, Element, Shape, View, ViewMut};
 pub use threads::{Serial, StdThreads, Threads};

@@ -4,6 +4,7 @@
 //! written once, with explicit fused multiply-adds, so every level gives the same bits. On aarch64 NEON and its fused
 //! multiply-add are part of the base architecture: there the plain loop is the NEON loop.
 
+use crate::number::Compute;
 use half::{bf16, f16};
 
 /// A loop that a level compiles for itself; implement `run` with `#[inline(always)]`.
@@ -117,50 +118,6 @@ impl Level {
         }
     }
 }
-
-/// The arithmetic that an operator needs of the type it computes in.
-pub trait Compute:
-    Copy + PartialEq + std::ops::Sub<Output = Self> + std::ops::Add<Output = Self> + std::ops::Neg<Output = Self>
-{
-    /// Zero.
-    const ZERO: Self;
-    /// One.
-    const ONE: Self;
-    /// `self * b + c`, rounded once.
-    fn fma(self, b: Self, c: Self) -> Self;
-    /// The nearest value to an f64.
-    fn from_f64(value: f64) -> Self;
-    /// The same value as f64.
-    fn to_f64(self) -> f64;
-    /// The product.
-    fn times(self, b: Self) -> Self;
-}
-
-macro_rules! compute {
-    ($($ty:ty),*) => {$(
-        impl Compute for $ty {
-            const ZERO: Self = 0.0;
-            const ONE: Self = 1.0;
-            #[inline(always)]
-            fn fma(self, b: Self, c: Self) -> Self {
-                self.mul_add(b, c)
-            }
-            #[inline(always)]
-            fn from_f64(value: f64) -> Self {
-                value as $ty
-            }
-            #[inline(always)]
-            fn to_f64(self) -> f64 {
-                self as f64
-            }
-            #[inline(always)]
-            fn times(self, b: Self) -> Self {
-                self * b
-            }
-        }
-    )*};
-}
-compute!(f32, f64);
 
 /// A value type that can be blended: its compute type and the conversions, each rounding once to nearest even.
 pub trait Blend: crate::tensor::Element {

@@ -197,6 +197,14 @@ impl<'a> View<'a> {
         View { shape, strides: [0, sa, sb], ..self }
     }
 
+    /// A column of a matrix.
+    pub(crate) fn column(self, index: usize) -> Self {
+        debug_assert!(self.rank() == 2 && index < self.size(1));
+        let offset = (index as isize * self.strides[1]).wrapping_mul(self.dtype.size() as isize);
+        let shape = Shape { sizes: [self.size(0), 1, 1], rank: 1 };
+        View { data: self.data.wrapping_offset(offset), shape, strides: [self.strides[0], 0, 0], ..self }
+    }
+
     /// The same memory with axes of size 1 appended until there are `rank`.
     pub(crate) fn extend(self, rank: usize) -> Self {
         View { shape: Shape { rank, ..self.shape }, ..self }
@@ -267,6 +275,17 @@ impl<'a> ViewMut<'a> {
     /// True without elements.
     pub fn is_empty(&self) -> bool {
         self.elements() == 0
+    }
+
+    /// Refuses another size or type; the axes may be grouped as the caller likes.
+    pub(crate) fn check(&self, op: &str, dtype: DType, elements: [usize; 3]) -> Result<()> {
+        let wanted: usize = elements.iter().product();
+        if self.dtype == dtype && self.elements() == wanted {
+            return Ok(());
+        }
+        let (wanted, found) = (dtype.name(), self.dtype.name());
+        let shape = self.shape;
+        Err(Error::Value(format!("{op}: output must be {wanted} of shape {elements:?}, got {found} of shape {shape}")))
     }
 
     /// The address of the first element.

@@ -32,22 +32,30 @@ pub struct Bracket {
     pub fill: Fill,
     /// Zero; the kernels' struct has no padding.
     pub pad: u32,
+    /// How long the span before the bracket is, in spans of the bracket; 0 where a curve ends there, or none is asked.
+    pub before: f64,
+    /// As `before`, for the span after the bracket.
+    pub after: f64,
 }
 
-const _: () = assert!(size_of::<Bracket>() == 32);
+const _: () = assert!(size_of::<Bracket>() == 48);
+
+/// Ratios of spans stay numbers that an f32 holds: beyond, the longer span does not bend the curve any more.
+const RATIOS: [f64; 2] =
+    [1.0 / 1_267_650_600_228_229_401_496_703_205_376.0, 1_267_650_600_228_229_401_496_703_205_376.0]; // 2^-100, 2^100
 
 impl Bracket {
     /// A place for a bracket.
-    pub const EMPTY: Bracket = Bracket { left: 0, weight: 0.0, rate: 0.0, fill: Fill::Zero, pad: 0 };
+    pub const EMPTY: Bracket = Bracket { fill: Fill::Zero, ..Bracket::between(0, 0.0, 0.0) };
 
     fn on(left: usize) -> Self {
         Bracket::between(left, 0.0, 0.0)
     }
 
-    fn between(left: usize, weight: f64, rate: f64) -> Self {
+    const fn between(left: usize, weight: f64, rate: f64) -> Self {
         // Only garbage times (unsorted, infinite) give other rates; they move nothing.
         let rate = if rate > 0.0 && rate < f64::INFINITY { rate } else { 0.0 };
-        Bracket { left: left as i64, weight, rate, fill: Fill::None, pad: 0 }
+        Bracket { left: left as i64, weight, rate, fill: Fill::None, pad: 0, before: 0.0, after: 0.0 }
     }
 
     fn filled(left: usize, fill: Fill) -> Self {
@@ -58,13 +66,23 @@ impl Bracket {
     #[inline(always)]
     pub fn copied(&self, mode: Mode) -> usize {
         let right = match mode {
-            Mode::Linear | Mode::Previous => false,
+            Mode::Linear | Mode::Previous | Mode::Angle | Mode::Slerp | Mode::Pchip => false,
             Mode::Next => self.weight != 0.0,
             // Not `> 0.5`: a weight that is no number, of infinite times, is not at most half.
             Mode::Nearest => !matches!(self.weight.partial_cmp(&0.5), Some(Ordering::Less | Ordering::Equal)),
         };
         self.left as usize + usize::from(right)
     }
+}
+
+/// The longest bracket that a mask lets through, ready to be compared with spans of any type.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C)]
+pub struct Limit {
+    /// For int64 times.
+    pub ticks: u64,
+    /// For floating times, a number of their type.
+    pub number: f64,
 }
 
 /// A type that times can have.
@@ -75,6 +93,8 @@ pub trait Time: Element + PartialOrd {
     fn is_nan(self) -> bool;
     /// An infinity: its sign, else 0.
     fn infinite(self) -> i32;
+    /// True where `self - earlier` is no longer than the limit.
+    fn is_within(self, earlier: Self, limit: &Limit) -> bool;
 }
 
 impl Time for i64 {
@@ -90,6 +110,10 @@ impl Time for i64 {
     #[inline(always)]
     fn infinite(self) -> i32 {
         0
+    }
+    #[inline(always)]
+    fn is_within(self, earlier: Self, limit: &Limit) -> bool {
+        self.wrapping_sub(earlier) as u64 <= limit.ticks
     }
 }
 
@@ -107,6 +131,10 @@ macro_rules! float_time {
             #[inline(always)]
             fn infinite(self) -> i32 {
                 i32::from(self == <$ty>::INFINITY) - i32::from(self == <$ty>::NEG_INFINITY)
+            }
+            #[inline(always)]
+            fn is_within(self, earlier: Self, limit: &Limit) -> bool {
+                self.since(earlier) <= limit.number
             }
         }
     )*};
@@ -170,9 +198,10 @@ impl<T: Time> Samples<T> {
         self.at(sample) <= target
     }
 
-    /// The bracket of a target; `guess` carries what one target tells about the next (0 at first).
+    /// The bracket of a target; `guess` carries what one target tells about the next (0 at first). `spans` also asks for
+    /// the spans beside it.
     #[inline(always)]
-    pub fn bracket(&self, target: T, outside: Outside, guess: &mut usize) -> Bracket {
+    pub fn bracket(&self, target: T, outside: Outside, spans: bool, guess: &mut usize) -> Bracket {
         let last = self.count - 1;
         if target.is_nan() {
             return Bracket::filled(last, Fill::Nan);
@@ -192,7 +221,13 @@ impl<T: Time> Samples<T> {
             let left = count - 1;
             let (from, to) = (self.at(left), self.at(count));
             let span = to.since(from);
-            return Bracket::between(left, target.since(from) / span, 1.0 / span);
+            let bracket = Bracket::between(left, target.since(from) / span, 1.0 / span);
+            if !spans {
+                return bracket;
+            }
+            let before = if left > 0 { ratio(self.at(left - 1), from, span) } else { 0.0 };
+            let after = if count < last { ratio(to, self.at(count + 1), span) } else { 0.0 };
+            return Bracket { before, after, ..bracket };
         }
         let end = if count == 0 { 0 } else { last };
         if target == self.at(end) && target.infinite() == 0 {
@@ -206,6 +241,21 @@ impl<T: Time> Samples<T> {
         }
     }
 
+    /// True where the target lies between the first and the last sample, and on a sample or in a bracket within `limit`.
+    #[inline(always)]
+    pub fn covers(&self, target: T, limit: Option<&Limit>, guess: &mut usize) -> bool {
+        if target.is_nan() || target.infinite() != 0 {
+            return false;
+        }
+        let count = self.upper_bound(target, *guess);
+        *guess = count;
+        if count == 0 {
+            return false;
+        }
+        let from = self.at(count - 1);
+        from == target || (count < self.count && limit.is_none_or(|limit| self.at(count).is_within(from, limit)))
+    }
+
     /// The end bracket's line; an end bracket of no length, or a single sample, holds.
     fn extended(&self, target: T, end: usize) -> Bracket {
         let left = end.saturating_sub(1);
@@ -217,6 +267,19 @@ impl<T: Time> Samples<T> {
         let distance = if end == 0 { -from.since(target) } else { target.since(from) };
         Bracket::between(left, distance / span, 1.0 / span)
     }
+}
+
+/// The span of neighbouring samples in spans of the bracket; equal times split a curve, so there it ends.
+#[inline(always)]
+fn ratio<T: Time>(from: T, to: T, span: f64) -> f64 {
+    if from < to {
+        let ratio = to.since(from) / span;
+        if ratio < RATIOS[0] {
+            return RATIOS[0];
+        }
+        return if ratio > RATIOS[1] { RATIOS[1] } else { ratio };
+    }
+    0.0
 }
 
 /// The first place of a row where times do not ascend: the sample, the time before it and its own.

@@ -2,10 +2,36 @@
 
 use crate::error::{Error, Result};
 use crate::ops::interpolate::{Bracket, Samples, Time, first_descent};
-use crate::ops::modes::Outside;
+use crate::ops::modes::{Mode, Modes, Outside};
 use crate::tensor::{DType, View};
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::ops::Range;
+
+/// Who is called, for error texts: an operator, and the stream where its arguments are lists.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller<'a> {
+    /// The operator.
+    pub op: &'a str,
+    /// Which of its streams.
+    pub stream: Option<usize>,
+}
+
+impl<'a> From<&'a str> for Caller<'a> {
+    fn from(op: &'a str) -> Self {
+        Caller { op, stream: None }
+    }
+}
+
+impl Caller<'_> {
+    /// An argument's name: `values`, or `values[1]` of the second stream.
+    pub fn argument(&self, name: &str) -> String {
+        self.stream.map_or(name.to_owned(), |stream| format!("{name}[{stream}]"))
+    }
+
+    fn of_stream(&self) -> impl fmt::Display {
+        self.stream.map_or(String::new(), |stream| format!(" for stream {stream}"))
+    }
+}
 
 /// The times of a call, `[B, S]` and `[B, T]` (a shared row has stride 0), and how many samples of a row are valid.
 #[derive(Clone, Copy, Debug)]
@@ -18,12 +44,14 @@ pub struct Timeline<'a> {
     pub source_lengths: Option<View<'a>>,
     /// What a target before the first or after the last sample gets.
     pub outside: Outside,
+    /// Brackets know the spans beside them, too.
+    pub spans: bool,
 }
 
 impl<'a> Timeline<'a> {
     /// Checks types and shapes; times of one axis are shared by the batch.
-    pub fn new(
-        op: &str,
+    pub fn new<'c>(
+        caller: impl Into<Caller<'c>>,
         batch: usize,
         samples: usize,
         source_times: View<'a>,
@@ -31,22 +59,24 @@ impl<'a> Timeline<'a> {
         source_lengths: Option<View<'a>>,
         outside: Outside,
     ) -> Result<Self> {
+        let caller = caller.into();
+        let (op, source) = (caller.op, caller.argument("source_times"));
         let dtype = source_times.dtype();
         if !matches!(dtype, DType::F32 | DType::F64 | DType::I64) {
             let found = dtype.name();
-            return Err(Error::Type(format!("{op}: source_times must be float32, float64 or int64, got {found}")));
+            return Err(Error::Type(format!("{op}: {source} must be float32, float64 or int64, got {found}")));
         }
         if target_times.dtype() != dtype {
             let (wanted, found) = (dtype.name(), target_times.dtype().name());
-            return Err(Error::Type(format!("{op}: target_times must be {wanted} (as source_times), got {found}")));
+            return Err(Error::Type(format!("{op}: target_times must be {wanted} (as {source}), got {found}")));
         }
         let source_shape = source_times.shape();
         let expected: &[usize] = if source_times.rank() == 1 { &[samples] } else { &[batch, samples] };
         if !matches!(source_times.rank(), 1 | 2) {
-            return Err(Error::Value(format!("{op}: source_times must have shape [B, S] or [S], got {source_shape}")));
+            return Err(Error::Value(format!("{op}: {source} must have shape [B, S] or [S], got {source_shape}")));
         }
         if source_shape.sizes() != expected {
-            return Err(Error::Value(format!("{op}: source_times must have shape {expected:?}, got {source_shape}")));
+            return Err(Error::Value(format!("{op}: {source} must have shape {expected:?}, got {source_shape}")));
         }
         let target_fits = match target_times.rank() {
             1 => true,
@@ -70,7 +100,13 @@ impl<'a> Timeline<'a> {
             }
         }
         let rows = |times: View<'a>| if times.rank() == 1 { times.repeat(batch) } else { times };
-        Ok(Timeline { source_times: rows(source_times), target_times: rows(target_times), source_lengths, outside })
+        let (source_times, target_times) = (rows(source_times), rows(target_times));
+        Ok(Timeline { source_times, target_times, source_lengths, outside, spans: false })
+    }
+
+    /// The same times, whose brackets know the spans beside them where `modes` needs them.
+    pub fn with_spans_for(self, modes: &Modes) -> Self {
+        Timeline { spans: modes.any(|mode| mode == Mode::Pchip), ..self }
     }
 
     /// Rows of the batch.
@@ -125,15 +161,17 @@ impl<'a> Timeline<'a> {
     ///
     /// # Safety
     /// The views are host memory.
-    pub unsafe fn check(&self, op: &str) -> Result<()> {
+    pub unsafe fn check<'c>(&self, caller: impl Into<Caller<'c>>) -> Result<()> {
+        let caller = caller.into();
         for row in 0..self.batch() {
             // SAFETY: the caller's promise; `row` is a row of the batch.
             if let Some(length) = unsafe { self.length(row) }
                 && !(1..=self.samples() as i64).contains(&length)
             {
                 let samples = self.samples();
+                let (op, stream) = (caller.op, caller.of_stream());
                 return Err(Error::Value(format!(
-                    "{op}: source_lengths must be in [1, {samples}], got {length} in row {row}"
+                    "{op}: source_lengths must be in [1, {samples}], got {length} in row {row}{stream}"
                 )));
             }
         }
@@ -142,23 +180,26 @@ impl<'a> Timeline<'a> {
             // SAFETY: the caller's promise; `count` is at most S.
             unsafe {
                 match self.source_times.dtype() {
-                    DType::I64 => self.check_row::<i64>(op, row)?,
-                    DType::F64 => self.check_row::<f64>(op, row)?,
-                    _ => self.check_row::<f32>(op, row)?,
+                    DType::I64 => self.check_row::<i64>(caller, row)?,
+                    DType::F64 => self.check_row::<f64>(caller, row)?,
+                    _ => self.check_row::<f32>(caller, row)?,
                 }
             }
         }
         Ok(())
     }
 
-    unsafe fn check_row<T: Time + Debug>(&self, op: &str, row: usize) -> Result<()> {
+    unsafe fn check_row<T: Time + Debug>(&self, caller: Caller, row: usize) -> Result<()> {
         // SAFETY: `check`'s promise: host memory, type `T`, a row of the batch.
         let descent = unsafe { first_descent::<T>(&self.source_times, row, self.count(row)) };
         match descent {
             None => Ok(()),
-            Some((sample, before, found)) => Err(Error::Value(format!(
-                "{op}: source_times must ascend along each row, got {found:?} after {before:?} in row {row} at sample {sample}"
-            ))),
+            Some((sample, before, found)) => {
+                let (op, source) = (caller.op, caller.argument("source_times"));
+                Err(Error::Value(format!(
+                    "{op}: {source} must ascend along each row, got {found:?} after {before:?} in row {row} at sample {sample}"
+                )))
+            }
         }
     }
 
@@ -177,15 +218,40 @@ impl<'a> Timeline<'a> {
         }
     }
 
+    /// A target's time.
+    ///
+    /// # Safety
+    /// Host memory of type `T`; `row` and `target` are within the batch.
+    #[inline(always)]
+    pub unsafe fn target<T: Time>(&self, row: usize, target: usize) -> T {
+        let offset = row as isize * self.target_times.stride(0) + target as isize * self.target_times.stride(1);
+        // SAFETY: the caller's promise.
+        unsafe { *self.target_times.at::<T>(offset) }
+    }
+
     unsafe fn brackets_of<T: Time>(&self, row: usize, targets: Range<usize>, brackets: &mut [Bracket]) {
         // SAFETY: `brackets`' promise; `count` is in [1, S].
         let samples = unsafe { Samples::<T>::new(&self.source_times, row, self.count(row)) };
-        let start = row as isize * self.target_times.stride(0);
         let mut guess = 0;
         for (bracket, target) in brackets.iter_mut().zip(targets) {
             // SAFETY: `target` is a column of the target times.
-            let time = unsafe { *self.target_times.at::<T>(start + target as isize * self.target_times.stride(1)) };
-            *bracket = samples.bracket(time, self.outside, &mut guess);
+            let time = unsafe { self.target::<T>(row, target) };
+            *bracket = samples.bracket(time, self.outside, self.spans, &mut guess);
         }
     }
+}
+
+/// Checks what an operator on a device cannot see without reading its data: ascending times and lengths in range.
+///
+/// # Errors
+/// [`Error::Value`] names the first offending row.
+///
+/// # Safety
+/// The views are host memory.
+#[cfg(feature = "torch")]
+pub(crate) unsafe fn check_times(caller: Caller, source_times: View, source_lengths: Option<View>) -> Result<()> {
+    let (batch, samples) = (source_times.size(0), source_times.size(1));
+    let timeline = Timeline::new(caller, batch, samples, source_times, source_times, source_lengths, Outside::Hold)?;
+    // SAFETY: the caller's promise.
+    unsafe { timeline.check(caller) }
 }

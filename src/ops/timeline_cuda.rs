@@ -44,13 +44,18 @@ impl Times {
             samples: timeline.samples() as i64,
             targets: timeline.targets() as i64,
             lengths_bytes: lengths.map_or(0, |lengths| lengths.dtype().size() as i32),
-            outside: match timeline.outside {
-                Outside::Hold => 0,
-                Outside::Nan => 1,
-                Outside::Zero => 2,
-                Outside::Extrapolate => 3,
-            },
+            outside: outside_code(timeline.outside),
         }
+    }
+}
+
+/// `Outside` in the kernels.
+pub fn outside_code(outside: Outside) -> i32 {
+    match outside {
+        Outside::Hold => 0,
+        Outside::Nan => 1,
+        Outside::Zero => 2,
+        Outside::Extrapolate => 3,
     }
 }
 
@@ -59,33 +64,64 @@ impl Times {
 #[derive(Clone, Copy, Debug)]
 pub struct Groups {
     ends: [i64; MAX_GROUPS],
+    starts: [i64; MAX_GROUPS],
     modes: [i32; MAX_GROUPS],
     count: i32,
     pad: i32,
 }
 
-const _: () = assert!(size_of::<Groups>() == 200);
+const _: () = assert!(size_of::<Groups>() == 328);
+
+/// The groups of one launch and what it covers.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    /// The groups.
+    pub groups: Groups,
+    /// The first channel, or of a launch by units 0.
+    pub first: i64,
+    /// One past the last channel or unit.
+    pub last: i64,
+}
+
+/// How a kernel counts along a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Count {
+    /// By channels.
+    Channels,
+    /// By what is blended together: a quaternion, or a channel.
+    Units,
+}
 
 impl Groups {
-    /// The groups in runs that fit a launch, each with its first and one past its last channel.
-    pub fn launches(modes: &Modes) -> impl Iterator<Item = (Groups, i64, i64)> + '_ {
-        modes.groups().chunks(MAX_GROUPS).map(|run| (Groups::new(run), first(run), last(run)))
+    /// The groups in runs that fit a launch.
+    pub fn launches(modes: &Modes, count: Count) -> impl Iterator<Item = Run> + '_ {
+        modes.groups().chunks(MAX_GROUPS).map(move |run| Groups::run(run, count))
     }
 
-    fn new(run: &[Group]) -> Self {
-        let mut groups = Groups { ends: [0; MAX_GROUPS], modes: [0; MAX_GROUPS], count: run.len() as i32, pad: 0 };
-        for (place, group) in run.iter().enumerate() {
-            groups.ends[place] = group.channels.end as i64;
-            groups.modes[place] = group.mode as i32;
+    fn run(run: &[Group], count: Count) -> Run {
+        let mut groups = Groups {
+            ends: [0; MAX_GROUPS],
+            starts: [0; MAX_GROUPS],
+            modes: [0; MAX_GROUPS],
+            count: run.len() as i32,
+            pad: 0,
+        };
+        for (place, (end, start, mode)) in entries(run, count).enumerate() {
+            (groups.ends[place], groups.starts[place], groups.modes[place]) = (end, start, mode);
         }
-        groups
+        let first =
+            if count == Count::Channels { run.first().map_or(0, |group| group.channels.start as i64) } else { 0 };
+        let last = run.len().checked_sub(1).map_or(first, |place| groups.ends[place]);
+        Run { groups, first, last }
     }
 }
 
-fn first(run: &[Group]) -> i64 {
-    run.first().map_or(0, |group| group.channels.start as i64)
-}
-
-fn last(run: &[Group]) -> i64 {
-    run.last().map_or(0, |group| group.channels.end as i64)
+/// What a kernel reads of each group: where it ends, its first channel and its mode.
+pub fn entries(groups: &[Group], count: Count) -> impl Iterator<Item = (i64, i64, i32)> + '_ {
+    let mut units = 0;
+    groups.iter().map(move |group| {
+        units += group.channels.len() / group.mode.width();
+        let end = if count == Count::Channels { group.channels.end } else { units };
+        (end as i64, group.channels.start as i64, group.mode as i32)
+    })
 }

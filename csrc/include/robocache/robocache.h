@@ -7,4 +7,6 @@
 
 #pragma once
 
+#include <robocache/fuse.h>
 #include <robocache/resample.h>
+#include <robocache/resample_mask.h>

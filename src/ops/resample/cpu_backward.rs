@@ -1,11 +1,14 @@
 //! The gradients of `resample` on the CPU: gathered by source row in one order, never scattered.
 
-use super::cpu::{GRAIN, Output, Row, Targets, Value, grain};
+use super::derivatives::{Adjoint, Backward, TimeGradient};
 use super::plan::Workspace;
-use super::{Backward, TimeGradient};
+use crate::number::{Compute, Dual, Number};
+use crate::ops::blend::{pchip, slerp};
 use crate::ops::interpolate::{Bracket, Fill};
-use crate::ops::modes::Mode;
-use crate::simd::{Blend, Compute, Level, Work};
+use crate::ops::modes::{Mode, QUATERNION};
+use crate::ops::rows::{GRAIN, Output, Row, Targets, Value, grain};
+use crate::ops::signal_cpu::{Window, quaternion};
+use crate::simd::{Blend, Level, Work};
 use crate::tensor::DType;
 use crate::threads::Threads;
 use half::{bf16, f16};
@@ -35,8 +38,9 @@ impl<'w> Sorted<'w> {
         }
     }
 
-    /// The places whose bracket begins at each sample of a row.
-    fn beginning(&self, row: usize, sample: usize) -> Range<usize> {
+    /// The places whose bracket begins at a sample of a row; none where there is no such sample.
+    fn beginning(&self, row: usize, sample: Option<usize>) -> Range<usize> {
+        let Some(sample) = sample.filter(|&sample| sample < self.samples) else { return 0..0 };
         let at = row * (self.samples + 1) + sample;
         self.starts[at] as usize..self.starts[at + 1] as usize
     }
@@ -91,7 +95,7 @@ fn share<C: Compute>(bracket: &Bracket, mode: Mode, slope: bool, right: bool) ->
         return (mode == Mode::Linear && bracket.rate != 0.0).then_some(if right { rate } else { -rate });
     }
     let weight = C::from_f64(bracket.weight);
-    if mode == Mode::Linear && weight != C::ZERO {
+    if matches!(mode, Mode::Linear | Mode::Angle) && weight != C::ZERO {
         return Some(if right { weight } else { C::ONE - weight });
     }
     (bracket.copied(mode) == bracket.left as usize + usize::from(right)).then_some(C::ONE)
@@ -104,43 +108,132 @@ struct Gather<'c, V> {
     rows: Range<usize>,
 }
 
+/// What a row of the batch, a target, its bracket and some channels contribute to one sample.
+#[derive(Clone, Copy)]
+struct Entry<'e> {
+    batch: usize,
+    target: usize,
+    bracket: &'e Bracket,
+    channels: &'e Range<usize>,
+    /// Which of the samples `left - 1` to `left + 2` it is.
+    place: usize,
+}
+
 impl<V: Blend> Gather<'_, V> {
-    /// One source row: what brackets that end here give, then what brackets that begin here give.
+    /// One source row: what brackets that end here give, then what brackets that begin here give; and for a curve what
+    /// the brackets before and after those give, in ascending order too.
     #[inline(always)]
     fn row(&self, row: usize) {
         let (batch, sample) = (row / self.sorted.samples, row % self.sorted.samples);
         let distinct = if self.call.timeline.distinct_rows() == 1 { 0 } else { batch };
         let entry = self.sorted.row(distinct);
-        let beginning = self.sorted.beginning(distinct, sample);
-        let ending = if sample == 0 { 0..0 } else { self.sorted.beginning(distinct, sample - 1) };
         for group in self.call.modes.groups() {
+            let places = if group.mode == Mode::Pchip { 0..4 } else { 1..3 };
             for start in group.channels.clone().step_by(BLOCK) {
-                let channels = start..group.channels.end.min(start + BLOCK);
+                let channels = &(start..group.channels.end.min(start + BLOCK));
                 let sums = &mut [V::Compute::ZERO; BLOCK][..channels.len()];
-                for (places, right) in [(ending.clone(), true), (beginning.clone(), false)] {
-                    for place in places {
-                        let (target, bracket) = entry(place);
-                        let Some(share) = share::<V::Compute>(bracket, group.mode, self.call.slope, right) else {
-                            continue;
-                        };
+                for place in places.clone().rev() {
+                    for at in self.sorted.beginning(distinct, (sample + 1).checked_sub(place)) {
+                        let (target, bracket) = entry(at);
                         // SAFETY: host memory (`Backward`'s contract), a row of the batch and one of its targets.
-                        let grad = unsafe { Row::<V>::new(&self.call.grad, batch, target, &channels) };
-                        if let Some(grad) = grad.dense() {
-                            for (sum, g) in sums.iter_mut().zip(grad) {
-                                *sum = share.fma(g.widen(), *sum);
-                            }
-                        } else {
-                            for (channel, sum) in sums.iter_mut().enumerate() {
-                                *sum = share.fma(grad.at(channel).widen(), *sum);
-                            }
-                        }
+                        unsafe { self.add(sums, group.mode, Entry { batch, target, bracket, channels, place }) };
                     }
                 }
-                let out = self.output.row(row, &channels);
+                let out = self.output.row(row, channels);
                 for (out, &sum) in out.iter_mut().zip(&*sums) {
                     *out = V::narrow(sum);
                 }
             }
+        }
+    }
+
+    /// # Safety
+    /// Host memory, and indices within it.
+    #[inline(always)]
+    unsafe fn add(&self, sums: &mut [V::Compute], mode: Mode, entry: Entry) {
+        let Entry { batch, target, bracket, channels, place } = entry;
+        // SAFETY: the caller's promise.
+        let grad = unsafe { Row::<V>::new(&self.call.grad, batch, target, channels) };
+        let live = bracket.fill == Fill::None && V::Compute::from_f64(bracket.weight) != V::Compute::ZERO;
+        let slope = match self.call.adjoint {
+            Adjoint::Slope => true,
+            // SAFETY: as above; a bracket with a weight has two samples.
+            _ if live && mode == Mode::Slerp => return unsafe { self.add_slerp(sums, grad, entry) },
+            // SAFETY: as above.
+            _ if live && mode == Mode::Pchip => return unsafe { self.add_pchip(sums, grad, entry) },
+            Adjoint::Curvature { .. } => return,
+            Adjoint::Value(_) => false,
+        };
+        if !(1..3).contains(&place) {
+            return;
+        }
+        let Some(share) = share::<V::Compute>(bracket, mode, slope, place == 2) else { return };
+        if let Some(grad) = grad.dense() {
+            for (sum, g) in sums.iter_mut().zip(grad) {
+                *sum = share.fma(g.widen(), *sum);
+            }
+        } else {
+            for (channel, sum) in sums.iter_mut().enumerate() {
+                *sum = share.fma(grad.at(channel).widen(), *sum);
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`Gather::add`].
+    #[inline(always)]
+    unsafe fn add_slerp(&self, sums: &mut [V::Compute], grad: Row<V>, entry: Entry) {
+        let Entry { batch, bracket, channels, place, .. } = entry;
+        let left = bracket.left as usize;
+        // SAFETY: the caller's promise.
+        let pair =
+            |view| unsafe { [Row::<V>::new(view, batch, left, channels), Row::new(view, batch, left + 1, channels)] };
+        let Some(values) = self.call.adjoint.values() else { return };
+        let [a, b] = pair(values);
+        for (first, sums) in (0..).step_by(QUATERNION).zip(sums.chunks_exact_mut(QUATERNION)) {
+            let (qa, qb, g) = (quaternion(&a, first), quaternion(&b, first), quaternion(&grad, first));
+            let parts = match &self.call.adjoint {
+                Adjoint::Curvature { tangent, .. } => {
+                    let [da, db] = pair(tangent);
+                    let (da, db) = (quaternion(&da, first), quaternion(&db, first));
+                    slerp::curvature([&qa, &qb], bracket.weight, &g, [&da, &db])
+                }
+                _ => slerp::gradient(&qa, &qb, bracket.weight, &g),
+            };
+            for (sum, part) in sums.iter_mut().zip(parts[place - 1]) {
+                *sum = *sum + V::Compute::from_f64(part);
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`Gather::add`].
+    #[inline(always)]
+    unsafe fn add_pchip(&self, sums: &mut [V::Compute], grad: Row<V>, entry: Entry) {
+        let Entry { batch, bracket, channels, place, .. } = entry;
+        if (place == 0 && bracket.before == 0.0) || (place == 3 && bracket.after == 0.0) {
+            return; // the curve ends before this sample
+        }
+        let weight = V::Compute::from_f64(bracket.weight);
+        // SAFETY: the caller's promise.
+        let window = |view| unsafe { Window::<V>::new(view, batch, bracket, channels) };
+        let Some(values) = self.call.adjoint.values() else { return };
+        let values = window(values);
+        let tangents = self.call.adjoint.tangent().map(window);
+        for (channel, sum) in sums.iter_mut().enumerate() {
+            let x = values.at(channel);
+            let part = match &tangents {
+                None => pchip::gradient(&x, weight, values.spans)[place],
+                Some(tangents) => {
+                    let a = tangents.at(channel);
+                    let mut duals = [Dual { value: x[0], slope: a[0] }; 4];
+                    for k in 1..4 {
+                        duals[k] = Dual { value: x[k], slope: a[k] };
+                    }
+                    pchip::gradient(&duals, weight, values.spans)[place].slope
+                }
+            };
+            *sum = part.fma(grad.at(channel).widen(), *sum);
         }
     }
 }
@@ -202,13 +295,13 @@ fn add_to_lanes<V: Blend>(
         if let (Some(g), Some(a), Some(b)) = (grad.dense(), a.dense(), b.dense()) {
             let (g, a, b) = (&g[step..step + count], &a[step..step + count], &b[step..step + count]);
             for (((sum, &g), &a), &b) in part.iter_mut().zip(g).zip(a).zip(b) {
-                *sum = g.widen().fma((b.widen() - a.widen()).times(rate), *sum);
+                *sum = g.widen().fma((b.widen() - a.widen()) * rate, *sum);
             }
         } else {
             for (offset, sum) in part.iter_mut().enumerate() {
                 let channel = step + offset;
                 let difference = b.at(channel).widen() - a.at(channel).widen();
-                *sum = grad.at(channel).widen().fma(difference.times(rate), *sum);
+                *sum = grad.at(channel).widen().fma(difference * rate, *sum);
             }
         }
         step += count;
@@ -218,9 +311,9 @@ fn add_to_lanes<V: Blend>(
 impl<V: Blend + Value, T: Blend> Work for Dot<'_, V, T> {
     #[inline(always)]
     fn run(self) {
-        let forward = &self.call.forward;
-        let targets = forward.timeline.targets();
-        let mut all = Targets::new(&forward.timeline, self.rows);
+        let signal = &self.call.signal;
+        let targets = signal.timeline.targets();
+        let mut all = Targets::new(&signal.timeline, self.rows);
         // SAFETY: host memory and rows of the batch (`TimeGradient`'s contract).
         while let Some(chunk) = unsafe { all.next() } {
             for (row, bracket) in (chunk.row..).zip(chunk.brackets) {
@@ -228,7 +321,7 @@ impl<V: Blend + Value, T: Blend> Work for Dot<'_, V, T> {
                 if bracket.rate != 0.0 {
                     let rate = V::Compute::from_f64(bracket.rate);
                     let left = bracket.left as usize;
-                    for group in forward.modes.groups() {
+                    for group in signal.modes.groups() {
                         let channels = &group.channels;
                         if group.mode != Mode::Linear || channels.is_empty() {
                             continue;
@@ -237,8 +330,8 @@ impl<V: Blend + Value, T: Blend> Work for Dot<'_, V, T> {
                         let rows = unsafe {
                             (
                                 Row::new(&self.call.grad, chunk.batch, row % targets, channels),
-                                Row::new(&forward.values, chunk.batch, left, channels),
-                                Row::new(&forward.values, chunk.batch, left + 1, channels),
+                                Row::new(&signal.values, chunk.batch, left, channels),
+                                Row::new(&signal.values, chunk.batch, left + 1, channels),
                             )
                         };
                         add_to_lanes::<V>(&mut lanes, channels.clone(), rate, rows);
@@ -259,7 +352,7 @@ impl<V: Blend + Value, T: Blend> Work for Dot<'_, V, T> {
 
 /// `resample_time_grad` of host memory.
 pub(super) fn time_gradient(call: &TimeGradient, output: *mut u8, threads: &dyn Threads, level: Level) {
-    match (call.forward.values.dtype(), call.forward.timeline.source_times.dtype()) {
+    match (call.signal.values.dtype(), call.signal.timeline.source_times.dtype()) {
         (DType::F64, DType::F64) => dot::<f64, f64>(call, output, threads, level),
         (DType::F64, _) => dot::<f64, f32>(call, output, threads, level),
         (DType::F32, DType::F64) => dot::<f32, f64>(call, output, threads, level),
@@ -273,8 +366,8 @@ pub(super) fn time_gradient(call: &TimeGradient, output: *mut u8, threads: &dyn 
 
 fn dot<V: Blend + Value, T: Blend>(call: &TimeGradient, output: *mut u8, threads: &dyn Threads, level: Level) {
     let output = Output::<T> { first: output.cast(), width: 1 };
-    let rows = call.forward.timeline.batch() * call.forward.timeline.targets();
-    threads.run(rows, grain(call.forward.values.size(2)), &|rows| {
+    let rows = call.signal.timeline.batch() * call.signal.timeline.targets();
+    threads.run(rows, grain(call.signal.channels()), &|rows| {
         level.run(Dot { call, output, rows, values: std::marker::PhantomData::<V> })
     });
 }

@@ -1,56 +1,40 @@
 //! `resample` on CUDA: each kernel's parameters and its launch.
 
+use super::derivatives::{Adjoint, Backward, TimeGradient};
 use super::plan::{self, Case, Workspace};
-use super::{Backward, Forward, TimeGradient};
 use crate::cuda;
 use crate::device::Stream;
 use crate::error::{Error, Result};
 use crate::ops::interpolate::Bracket;
-use crate::ops::modes::Modes;
-use crate::ops::timeline_cuda::{Groups, Times};
+use crate::ops::modes::{Mode, Modes};
+use crate::ops::signal::Signal;
+use crate::ops::signal_cpu::Read;
+use crate::ops::signal_cuda::{Channels, Rows, moves_in};
+use crate::ops::timeline::Timeline;
+use crate::ops::timeline_cuda::{Count, Groups, Times};
 use crate::tensor::View;
 
 const FILE: &str = "resample";
-
-/// `Channels` in the kernels.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-struct Channels {
-    data: *const u8,
-    batch_step: i64,
-    row_step: i64,
-    channel_step: i64,
-}
-
-impl Channels {
-    fn new(view: &View) -> Self {
-        Channels {
-            data: view.data(),
-            batch_step: view.stride(0) as i64,
-            row_step: view.stride(1) as i64,
-            channel_step: view.stride(2) as i64,
-        }
-    }
-}
 
 /// `ResampleParams` in the kernels.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 struct ForwardParams {
-    times: Times,
+    rows: Rows,
     groups: Groups,
-    values: Channels,
-    output: *mut u8,
-    width: i64,
-    first: i64,
-    last: i64,
-    tile: i64,
-    tiles: i64,
-    rows_per_warp: i32,
-    pad: i32,
 }
 
-const _: () = assert!(size_of::<ForwardParams>() == 384);
+const _: () = assert!(size_of::<ForwardParams>() == 520);
+
+/// `ResampleTangentParams` in the kernels.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+struct TangentParams {
+    forward: ForwardParams,
+    tangent: Channels,
+}
+
+const _: () = assert!(size_of::<TangentParams>() == 552);
 
 /// Runs of linear channels that the one launch of a time gradient can hold.
 const MAX_RUNS: usize = 224;
@@ -78,7 +62,7 @@ struct BracketParams {
     brackets: *mut Bracket,
     rows: i64,
     rows_per_warp: i32,
-    pad: i32,
+    spans: i32,
 }
 
 const _: () = assert!(size_of::<BracketParams>() == 120);
@@ -103,6 +87,8 @@ const _: () = assert!(size_of::<OrderParams>() == 48);
 struct BackwardParams {
     groups: Groups,
     grad: Channels,
+    values: Channels,
+    tangent: Channels,
     brackets: *const Bracket,
     order: *const i64,
     starts: *const i64,
@@ -118,63 +104,56 @@ struct BackwardParams {
     pad: i32,
 }
 
-const _: () = assert!(size_of::<BackwardParams>() == 328);
+const _: () = assert!(size_of::<BackwardParams>() == 520);
 
-/// True where rows of channels, read and written, can be moved 16 bytes at a time.
-fn wide(read: &View, written: *mut u8, modes: &Modes) -> bool {
-    let size = read.dtype().size();
-    let whole = |bytes: usize| bytes.is_multiple_of(16);
-    let rows_whole = (0..2).all(|axis| read.size(axis) <= 1 || whole(read.stride(axis).unsigned_abs() * size));
-    modes.uniform().is_some()
-        && read.stride(2) == 1
-        && whole(read.size(2) * size)
-        && rows_whole
-        && whole(read.data().addr())
-        && whole(written.addr())
-}
-
-fn forward_case(call: &Forward, output: *mut u8) -> Case {
+/// The numbers that decide, for rows of `read` in one mode or several and a dense output of the same rows.
+fn case(timeline: &Timeline, modes: &Modes, read: &View, output: *mut u8) -> Case {
+    let row = read.size(2) * read.dtype().size();
+    let curved = modes.any(Mode::is_curved);
     Case {
-        batch: call.timeline.batch(),
-        samples: call.timeline.samples(),
-        targets: call.timeline.targets(),
-        channels: call.channels(),
-        values: call.values.dtype(),
-        times: call.timeline.source_times.dtype(),
-        wide: wide(&call.values, output, &call.modes),
+        batch: timeline.batch(),
+        samples: timeline.samples(),
+        targets: timeline.targets(),
+        channels: read.size(2),
+        values: read.dtype(),
+        times: timeline.source_times.dtype(),
+        wide: !curved && modes.uniform().is_some() && moves_in(16, read, output.addr(), row),
+        curved,
     }
 }
 
-/// `resample` (or its slope) of device memory.
-pub(super) fn forward(op: &'static str, call: &Forward, slope: bool, output: *mut u8, stream: Stream) -> Result<()> {
-    let case = forward_case(call, output);
-    let plan_of = if slope { plan::slope } else { plan::forward };
-    for (groups, first, last) in Groups::launches(&call.modes) {
-        let plan = plan_of(&Case { channels: (last - first) as usize, ..case })?;
-        let params = ForwardParams {
-            times: Times::new(&call.timeline),
-            groups,
-            values: Channels::new(&call.values),
-            output,
-            width: case.channels as i64,
-            first,
-            last,
-            tile: plan.tile as i64,
-            tiles: plan.tiles as i64,
-            rows_per_warp: plan.rows_per_warp as i32,
-            pad: 0,
+/// `resample`, its slope or its tangent, of device memory.
+pub(super) fn forward(op: &'static str, signal: &Signal, read: Read, output: *mut u8, stream: Stream) -> Result<()> {
+    let case = case(&signal.timeline, &signal.modes, &signal.values, output);
+    let by_units = matches!(read, Read::Tangent(_)) || (case.curved && matches!(read, Read::Value));
+    let count = if by_units { Count::Units } else { Count::Channels };
+    for run in Groups::launches(&signal.modes, count) {
+        let case = Case { channels: (run.last - run.first) as usize, ..case };
+        let plan = match read {
+            Read::Value => plan::forward(&case)?,
+            Read::Slope => plan::slope(&case)?,
+            Read::Tangent(_) => plan::tangent(&case)?,
         };
-        // SAFETY: the views borrow memory that torch keeps until this stream has run the kernel (`Place::cuda`);
-        // ForwardParams mirrors the kernel's struct, and the plan covers every row and channel once.
-        unsafe { cuda::launch(op, stream.device, stream.handle, FILE, &plan.launch, &params)? };
+        let rows = Rows::new(signal, output, (run.first, run.last), &plan.share);
+        let params = ForwardParams { rows, groups: run.groups };
+        // SAFETY: the views borrow memory that torch keeps until this stream has run the kernel (`Place::cuda`); the
+        // params mirror the kernel's struct, and the plan covers every row and channel once.
+        unsafe {
+            if let Read::Tangent(tangent) = read {
+                let params = TangentParams { forward: params, tangent: Channels::new(tangent) };
+                cuda::launch(op, stream.device, stream.handle, FILE, &plan.launch, &params)?;
+            } else {
+                cuda::launch(op, stream.device, stream.handle, FILE, &plan.launch, &params)?;
+            }
+        }
     }
     Ok(())
 }
 
 /// `resample_time_grad` of device memory.
 pub(super) fn time_gradient(op: &'static str, call: &TimeGradient, output: *mut u8, stream: Stream) -> Result<()> {
-    let forward = &call.forward;
-    let linear: Vec<_> = forward.modes.groups().iter().filter(|group| group.mode.blends()).collect();
+    let signal = &call.signal;
+    let linear: Vec<_> = signal.modes.groups().iter().filter(|group| group.mode == Mode::Linear).collect();
     if linear.len() > MAX_RUNS {
         return Err(Error::Value(format!(
             "{op}: mode must have at most {MAX_RUNS} runs of linear channels on CUDA, got {}",
@@ -186,20 +165,21 @@ pub(super) fn time_gradient(op: &'static str, call: &TimeGradient, output: *mut 
         (first[run], last[run]) = (group.channels.start as i64, group.channels.end as i64);
     }
     let params = TimeGradParams {
-        times: Times::new(&forward.timeline),
-        values: Channels::new(&forward.values),
+        times: Times::new(&signal.timeline),
+        values: Channels::new(&signal.values),
         grad: Channels::new(&call.grad),
         output,
         runs: linear.len() as i64,
         first,
         last,
     };
-    let plan = plan::time_grad(&forward_case(forward, output))?;
+    let launch = plan::time_grad(&case(&signal.timeline, &signal.modes, &signal.values, output))?;
     // SAFETY: as for the forward; the launch has a warp for each target.
-    unsafe { cuda::launch(op, stream.device, stream.handle, FILE, &plan.launch, &params) }
+    unsafe { cuda::launch(op, stream.device, stream.handle, FILE, &launch, &params) }
 }
 
-/// `resample_backward` of device memory: brackets, their order, then one gather for each run of groups.
+/// `resample_backward` or `resample_curvature` of device memory: brackets, their order, then one gather for each run of
+/// groups.
 pub(super) fn backward(
     op: &'static str,
     call: &Backward,
@@ -208,26 +188,19 @@ pub(super) fn backward(
     memory: &Workspace,
     stream: Stream,
 ) -> Result<()> {
-    let case = Case {
-        batch: call.timeline.batch(),
-        samples: call.timeline.samples(),
-        targets: call.timeline.targets(),
-        channels: call.grad.size(2),
-        values: call.grad.dtype(),
-        times: call.timeline.source_times.dtype(),
-        wide: wide(&call.grad, output, &call.modes),
-    };
+    let case = case(&call.timeline, &call.modes, &call.grad, output);
+    let curvature = matches!(call.adjoint, Adjoint::Curvature { .. });
     let at = |offset: usize| workspace.wrapping_add(offset);
     let brackets: *mut Bracket = workspace.cast();
     let (order, scratch, starts) =
         (at(memory.order_at).cast(), at(memory.scratch_at).cast(), at(memory.starts_at).cast());
-    let plan = plan::backward(&case, memory.rows)?;
+    let plan = plan::backward(&case, memory.rows, curvature)?;
     let params = BracketParams {
         times: Times::new(&call.timeline),
         brackets,
         rows: memory.rows as i64,
         rows_per_warp: plan.rows_per_warp as i32,
-        pad: 0,
+        spans: i32::from(call.timeline.spans),
     };
     // SAFETY: as for the forward; the workspace has a bracket for each target of each distinct row.
     unsafe { cuda::launch(op, stream.device, stream.handle, FILE, &plan.bracket, &params)? };
@@ -235,11 +208,14 @@ pub(super) fn backward(
     let params = OrderParams { brackets, order, scratch, starts, targets, samples };
     // SAFETY: as above, and `order`, `scratch` and `starts` are the parts of the workspace planned for them.
     unsafe { cuda::launch(op, stream.device, stream.handle, FILE, &plan.order, &params)? };
-    for (groups, first, last) in Groups::launches(&call.modes) {
-        let plan = plan::backward(&Case { channels: (last - first) as usize, ..case }, memory.rows)?;
+    let count = if case.curved || curvature { Count::Units } else { Count::Channels };
+    for run in Groups::launches(&call.modes, count) {
+        let plan = plan::backward(&Case { channels: (run.last - run.first) as usize, ..case }, memory.rows, curvature)?;
         let params = BackwardParams {
-            groups,
+            groups: run.groups,
             grad: Channels::new(&call.grad),
+            values: call.adjoint.values().map_or(Channels::NONE, Channels::new),
+            tangent: call.adjoint.tangent().map_or(Channels::NONE, Channels::new),
             brackets,
             order,
             starts,
@@ -248,10 +224,10 @@ pub(super) fn backward(
             samples,
             targets,
             width: case.channels as i64,
-            first,
-            last,
+            first: run.first,
+            last: run.last,
             rows: memory.rows as i64,
-            slope: i32::from(call.slope),
+            slope: i32::from(matches!(call.adjoint, Adjoint::Slope)),
             pad: 0,
         };
         // SAFETY: as above; the gather writes every element of the output once.

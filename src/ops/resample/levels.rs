@@ -1,10 +1,13 @@
 //! Every instruction set of this machine gives the bits of the plain loop.
 
-use super::{Backward, TimeGradient, cpu, cpu_backward, forward_of};
+use super::derivatives::{Adjoint, Backward, TimeGradient};
+use super::{cpu_backward, signal_of};
+use crate::number::Compute;
 use crate::ops::modes::check_modes;
 use crate::ops::resample::plan::Workspace;
+use crate::ops::signal_cpu::{self, Read};
 use crate::ops::timeline::Timeline;
-use crate::simd::{Blend, Compute, Level};
+use crate::simd::{Blend, Level};
 use crate::tensor::View;
 use crate::threads::Serial;
 use half::{bf16, f16};
@@ -34,7 +37,7 @@ fn bits<V: Blend>(output: &[V]) -> Vec<u64> {
 }
 
 /// The results of all operators at one level; `step` is the distance between channels in memory.
-fn results<V: Blend>(level: Level, width: usize, step: usize) -> [Vec<u64>; 5] {
+fn results<V: Blend>(level: Level, mode: &str, width: usize, step: usize) -> [Vec<u64>; 7] {
     let (values, grad) = (numbers::<V>(SAMPLES * width * step), numbers::<V>(TARGETS * width * step));
     let times: Vec<f64> = (0..SAMPLES).map(|sample| (sample as f64).powf(1.3)).collect();
     let targets: Vec<f64> = (0..TARGETS).map(|target| (target * 5 % TARGETS) as f64 * 0.9 - 2.0).collect();
@@ -44,38 +47,61 @@ fn results<V: Blend>(level: Level, width: usize, step: usize) -> [Vec<u64>; 5] {
         unsafe { View::from_raw(data.as_ptr().cast(), V::DTYPE, &[1, rows, width], &strides) }.unwrap()
     };
     let (source, target) = (View::new(&times, &[SAMPLES]).unwrap(), View::new(&targets, &[TARGETS]).unwrap());
-    let mode = if width > 20 { "linear:9,nearest:8,linear:*" } else { "linear" };
-    let call = || forward_of("resample", strided(&values, SAMPLES), source, target, mode, "hold", None).unwrap();
+    let tangent = numbers::<V>(SAMPLES * width * step + 3);
+    let (values, tangent) = (strided(&values, SAMPLES), strided(&tangent[3..], SAMPLES));
+    let signal = || signal_of("resample", values, source, target, mode, "hold", None).unwrap();
 
-    let aligned = |slope: bool| {
+    let aligned = |read: Read| {
         let mut output = numbers::<V>(TARGETS * width);
-        cpu::forward(&call(), slope, output.as_mut_ptr().cast(), &Serial, level);
+        signal_cpu::forward(&[signal()], read, output.as_mut_ptr().cast(), &Serial, level);
         bits(&output)
     };
-    let gathered = |slope: bool| {
+    let gathered = |adjoint: Adjoint| {
         let (modes, outside) = check_modes("resample", mode, "hold", V::DTYPE, width).unwrap();
         let timeline = Timeline::new("resample", 1, SAMPLES, source, target, None, outside).unwrap();
+        let timeline = timeline.with_spans_for(&modes);
         let plan = Workspace::new(1, SAMPLES, TARGETS).unwrap();
         let mut memory = vec![0u128; plan.bytes / 16];
         // SAFETY: the same bytes as a slice of bytes.
         let workspace = unsafe { std::slice::from_raw_parts_mut(memory.as_mut_ptr().cast(), plan.bytes) };
         let mut output = numbers::<V>(SAMPLES * width);
-        let backward = Backward { grad: strided(&grad, TARGETS), timeline, modes, slope };
+        let backward = Backward { grad: strided(&grad, TARGETS), timeline, modes, adjoint };
         cpu_backward::backward(&backward, output.as_mut_ptr().cast(), workspace, &plan, &Serial, level);
         bits(&output)
     };
     let mut sums = vec![0f64; TARGETS];
-    let gradient = TimeGradient { grad: strided(&grad, TARGETS), forward: call() };
+    let gradient = TimeGradient { grad: strided(&grad, TARGETS), signal: signal() };
     cpu_backward::time_gradient(&gradient, sums.as_mut_ptr().cast(), &Serial, level);
-    [aligned(false), aligned(true), gathered(false), gathered(true), bits(&sums)]
+    [
+        aligned(Read::Value),
+        aligned(Read::Slope),
+        aligned(Read::Tangent(&tangent)),
+        gathered(Adjoint::Value(Some(values))),
+        gathered(Adjoint::Slope),
+        gathered(Adjoint::Curvature { values, tangent }),
+        bits(&sums),
+    ]
+}
+
+/// The modes that fit a width.
+fn modes(width: usize) -> Vec<&'static str> {
+    let mut modes = vec!["linear", "angle", "pchip"];
+    if width % 4 == 0 {
+        modes.push("slerp");
+    }
+    if width > 30 {
+        modes.push("linear:9,nearest:8,slerp:8,pchip:3,angle:*");
+    }
+    modes
 }
 
 fn every_level_agrees<V: Blend>() {
     for width in WIDTHS {
-        for step in [1, 2] {
-            let plain = results::<V>(Level::Base, width, step);
+        for (step, mode) in [1, 2].into_iter().flat_map(|step| modes(width).into_iter().map(move |mode| (step, mode))) {
+            let plain = results::<V>(Level::Base, mode, width, step);
             for level in Level::available() {
-                assert_eq!(results::<V>(level, width, step), plain, "{:?} {width} by {step} {level:?}", V::DTYPE);
+                let found = results::<V>(level, mode, width, step);
+                assert_eq!(found, plain, "{:?} {mode} {width} by {step} {level:?}", V::DTYPE);
             }
         }
     }

@@ -1,23 +1,16 @@
 //! Every launch decision of `resample`, made from plain numbers and testable without a GPU.
 
 use crate::error::{Error, Result};
-use crate::launch::{Launch, WARP};
+use crate::launch::Launch;
 use crate::ops::interpolate::Bracket;
+use crate::ops::rows_plan::{Share, blocks, kernel_name, line, rows_of, rows_per_warp, warps};
 use crate::tensor::DType;
 
-/// 4 warps: a warp works alone, and small blocks spread a small batch over more multiprocessors.
-const FORWARD_BLOCK: u32 = 128;
+const OP: &str = "resample";
 /// The gather is latency bound; 8 warps a block reach full occupancy at 32 registers on sm_80 to sm_120.
 const BACKWARD_BLOCK: u32 = 256;
-/// 4 vectors in flight on each of 32 lanes hide the latency of a load.
-const VECTORS_PER_WARP: u64 = 128;
-/// Rows that a warp handles: at least the 4 that it searches in lockstep, at most one for each lane.
-const ROWS_PER_WARP: [u32; 4] = [4, 8, 16, 32];
-/// Warps that fill an H200 (132 multiprocessors of 16 resident blocks of 4 warps) about a quarter; fewer rows a warp
-/// before fewer warps.
-const ENOUGH_WARPS: u64 = 2048;
-/// Vectors of a row that one warp takes; longer rows (images) are cut, so that one row is not one warp's work.
-const TILE: u64 = 1024;
+/// A gather of curves needs more registers than 8 warps a block leave it.
+const CURVED_BACKWARD_BLOCK: u32 = 128;
 
 /// The numbers that decide: sizes, types and whether 16-byte accesses are possible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +21,7 @@ pub struct Case {
     pub samples: usize,
     /// Targets of a row.
     pub targets: usize,
-    /// Channels that one launch covers.
+    /// Channels that one launch covers; units where it counts by units.
     pub channels: usize,
     /// Type of the values.
     pub values: DType,
@@ -36,6 +29,8 @@ pub struct Case {
     pub times: DType,
     /// The rows allow 16-byte accesses and have one mode.
     pub wide: bool,
+    /// Some channels turn, slerp or bend.
+    pub curved: bool,
 }
 
 /// A forward launch and how its warps divide the work.
@@ -43,12 +38,8 @@ pub struct Case {
 pub struct Plan {
     /// The launch.
     pub launch: Launch,
-    /// Rows of `[B * T]` that one warp handles.
-    pub rows_per_warp: u32,
-    /// Vectors of a row that one warp handles.
-    pub tile: u64,
-    /// Tiles of a row.
-    pub tiles: u64,
+    /// A warp's share.
+    pub share: Share,
 }
 
 /// The launches of a backward; the gather is repeated for every run of channel groups.
@@ -98,120 +89,67 @@ impl Workspace {
     }
 }
 
-/// The name of the kernel of a time and a value type, from a table that the compiler checks.
-macro_rules! kernel_name {
-    (@values $prefix:expr, $suffix:expr, $value:expr) => {
-        match $value {
-            DType::F64 => concat!($prefix, "f64", $suffix),
-            DType::F32 => concat!($prefix, "f32", $suffix),
-            DType::F16 => concat!($prefix, "f16", $suffix),
-            DType::BF16 => concat!($prefix, "bf16", $suffix),
-            DType::I64 | DType::U64 => concat!($prefix, "b64", $suffix),
-            DType::I32 | DType::U32 => concat!($prefix, "b32", $suffix),
-            DType::I16 | DType::U16 => concat!($prefix, "b16", $suffix),
-            DType::I8 | DType::U8 | DType::Bool => concat!($prefix, "b8", $suffix),
-        }
-    };
-    (@times $prefix:expr, $suffix:expr, $time:expr, $value:expr) => {
-        match $time {
-            DType::I64 => kernel_name!(@values concat!($prefix, "i64_"), $suffix, $value),
-            DType::F64 => kernel_name!(@values concat!($prefix, "f64_"), $suffix, $value),
-            _ => kernel_name!(@values concat!($prefix, "f32_"), $suffix, $value),
-        }
-    };
-}
-
-fn lanes_in_16_bytes(dtype: DType) -> u64 {
-    16 / dtype.size() as u64
-}
-
-fn blocks(threads: u64, block: u32) -> Result<u32> {
-    u32::try_from(threads.div_ceil(u64::from(block))).ok().filter(|&grid| grid <= i32::MAX as u32).ok_or_else(|| {
-        Error::Value(format!("resample: the result must fit one launch, got {threads} threads in blocks of {block}"))
-    })
-}
-
-fn line(kernel: &'static str, threads: u64, block: u32) -> Result<Launch> {
-    Ok(Launch { kernel, grid: [blocks(threads, block)?, 1, 1], block: [block, 1, 1], shared_bytes: 0 })
-}
-
-/// The most rows a warp can take while its lanes have work in flight and the device has enough warps.
-fn rows_per_warp(rows: u64, vectors: u64) -> u32 {
-    let fits = |&count: &u32| {
-        let count = u64::from(count);
-        count * vectors <= VECTORS_PER_WARP && rows.div_ceil(count) >= ENOUGH_WARPS
-    };
-    ROWS_PER_WARP.into_iter().rev().find(fits).unwrap_or(ROWS_PER_WARP[0])
-}
-
-fn rows_of(case: &Case) -> Result<u64> {
-    (case.batch as u64)
-        .checked_mul(case.targets as u64)
-        .ok_or_else(|| Error::Value(format!("resample: B * T must fit 64 bits, got {} * {}", case.batch, case.targets)))
+fn vectors(case: &Case) -> u64 {
+    let lanes = if case.wide { 16 / case.values.size() as u64 } else { 1 };
+    case.channels as u64 / lanes
 }
 
 fn forward_with(case: &Case, kernel: &'static str) -> Result<Plan> {
-    let rows = rows_of(case)?;
-    let vectors = case.channels as u64 / if case.wide { lanes_in_16_bytes(case.values) } else { 1 };
-    let tile = vectors.clamp(1, TILE);
-    let tiles = vectors.div_ceil(tile);
-    let rows_per_warp = rows_per_warp(rows, tile);
-    let warps = rows.div_ceil(u64::from(rows_per_warp)).saturating_mul(tiles);
-    let launch = line(kernel, warps.saturating_mul(u64::from(WARP)), FORWARD_BLOCK)?;
-    Ok(Plan { launch, rows_per_warp, tile, tiles })
+    let share = Share::new(rows_of(OP, case.batch, case.targets)?, vectors(case));
+    Ok(Plan { launch: warps(OP, kernel, share.warps)?, share })
 }
 
 /// The plan of `resample`.
 pub fn forward(case: &Case) -> Result<Plan> {
-    let kernel = if case.wide {
-        kernel_name!(@times "resample_", "_wide", case.times, case.values)
-    } else {
-        kernel_name!(@times "resample_", "", case.times, case.values)
+    let kernel = match (case.curved, case.wide) {
+        (true, _) => kernel_name!(@floats times "resample_curved_", "", case.times, case.values),
+        (false, true) => kernel_name!(@values times "resample_", "_wide", case.times, case.values),
+        (false, false) => kernel_name!(@values times "resample_", "", case.times, case.values),
     };
     forward_with(case, kernel)
 }
 
 /// The plan of `resample_slope`, which works an element at a time.
 pub fn slope(case: &Case) -> Result<Plan> {
-    let kernel = kernel_name!(@times "resample_slope_", "", case.times, case.values);
+    let kernel = kernel_name!(@floats times "resample_slope_", "", case.times, case.values);
+    forward_with(&Case { wide: false, ..*case }, kernel)
+}
+
+/// The plan of `resample_tangent`, which works a unit at a time.
+pub fn tangent(case: &Case) -> Result<Plan> {
+    let kernel = kernel_name!(@floats times "resample_tangent_", "", case.times, case.values);
     forward_with(&Case { wide: false, ..*case }, kernel)
 }
 
 /// The plan of `resample_time_grad`: a warp for each row.
-pub fn time_grad(case: &Case) -> Result<Plan> {
-    let kernel = kernel_name!(@times "resample_time_grad_", "", case.times, case.values);
-    let launch = line(kernel, rows_of(case)?.saturating_mul(u64::from(WARP)), FORWARD_BLOCK)?;
-    Ok(Plan { launch, rows_per_warp: 1, tile: case.channels as u64, tiles: 1 })
+pub fn time_grad(case: &Case) -> Result<Launch> {
+    let kernel = kernel_name!(@floats times "resample_time_grad_", "", case.times, case.values);
+    warps(OP, kernel, rows_of(OP, case.batch, case.targets)?)
 }
 
-/// The plan of `resample_backward` with brackets of `distinct` rows.
-pub fn backward(case: &Case, distinct: usize) -> Result<BackwardPlan> {
-    let bracket = match case.times {
-        DType::I64 => "resample_bracket_i64",
-        DType::F64 => "resample_bracket_f64",
-        _ => "resample_bracket_f32",
-    };
-    let rows = rows_of(&Case { batch: distinct, ..*case })?;
+/// The plan of `resample_backward`, or of `resample_curvature`, with brackets of `distinct` rows.
+pub fn backward(case: &Case, distinct: usize, curvature: bool) -> Result<BackwardPlan> {
+    let bracket = kernel_name!("resample_bracket_", case.times);
+    let rows = rows_of(OP, distinct, case.targets)?;
     let rows_per_warp = rows_per_warp(rows, 1);
-    let warps = rows.div_ceil(u64::from(rows_per_warp));
-    let gather = if case.wide {
-        kernel_name!(@values "resample_backward_", "_wide", case.values)
-    } else {
-        kernel_name!(@values "resample_backward_", "", case.values)
+    let gather = match (curvature, case.curved, case.wide) {
+        (true, ..) => kernel_name!(@floats "resample_curvature_", "", case.values),
+        (_, true, _) => kernel_name!(@floats "resample_backward_curved_", "", case.values),
+        (_, _, true) => kernel_name!(@floats "resample_backward_", "_wide", case.values),
+        _ => kernel_name!(@floats "resample_backward_", "", case.values),
     };
-    let vectors = case.channels as u64 / if case.wide { lanes_in_16_bytes(case.values) } else { 1 };
-    let items = (case.batch as u64).saturating_mul(case.samples as u64).saturating_mul(vectors);
+    let items = (case.batch as u64).saturating_mul(case.samples as u64).saturating_mul(vectors(case));
     let order = Launch {
         kernel: "resample_order",
-        grid: [blocks(distinct as u64, 1)?, 1, 1],
+        grid: [blocks(OP, distinct as u64, 1)?, 1, 1],
         block: [BACKWARD_BLOCK, 1, 1],
         shared_bytes: 0,
     };
     Ok(BackwardPlan {
-        bracket: line(bracket, warps.saturating_mul(u64::from(WARP)), FORWARD_BLOCK)?,
+        bracket: warps(OP, bracket, rows.div_ceil(u64::from(rows_per_warp)))?,
         rows_per_warp,
         order,
-        gather: line(gather, items, BACKWARD_BLOCK)?,
+        gather: line(OP, gather, items, if case.curved || curvature { CURVED_BACKWARD_BLOCK } else { BACKWARD_BLOCK })?,
     })
 }
 
@@ -227,6 +165,7 @@ mod tests {
         values: DType::BF16,
         times: DType::F64,
         wide: true,
+        curved: false,
     };
 
     #[test]
@@ -234,16 +173,25 @@ mod tests {
         let plan = forward(&BAR).unwrap();
         let launch =
             Launch { kernel: "resample_f64_bf16_wide", grid: [500, 1, 1], block: [128, 1, 1], shared_bytes: 0 };
-        assert_eq!(plan, Plan { launch, rows_per_warp: 4, tile: 32, tiles: 1 });
+        assert_eq!(plan, Plan { launch, share: Share { rows_per_warp: 4, tile: 32, tiles: 1, warps: 2000 } });
     }
 
     #[test]
     fn narrow_rows_share_a_warp_and_long_rows_are_cut() {
-        let narrow = forward(&Case { batch: 64, targets: 4096, channels: 32, ..BAR }).unwrap();
+        let narrow = forward(&Case { batch: 64, targets: 4096, channels: 32, ..BAR }).unwrap().share;
         assert_eq!((narrow.rows_per_warp, narrow.tile, narrow.tiles), (32, 4, 1));
         let long = forward(&Case { batch: 1, targets: 10, channels: 640 * 480 * 3, ..BAR }).unwrap();
-        assert_eq!((long.rows_per_warp, long.tile, long.tiles), (4, 1024, 113));
+        assert_eq!((long.share.rows_per_warp, long.share.tile, long.share.tiles), (4, 1024, 113));
         assert_eq!(long.launch.grid, [85, 1, 1]);
+    }
+
+    #[test]
+    fn curves_have_kernels_of_their_own() {
+        let curved = Case { curved: true, wide: false, ..BAR };
+        assert_eq!(forward(&curved).unwrap().launch.kernel, "resample_curved_f64_bf16");
+        assert_eq!(tangent(&BAR).unwrap().launch.kernel, "resample_tangent_f64_bf16");
+        assert_eq!(backward(&curved, 32, false).unwrap().gather.kernel, "resample_backward_curved_bf16");
+        assert_eq!(backward(&curved, 32, true).unwrap().gather.kernel, "resample_curvature_bf16");
     }
 
     #[test]
@@ -251,8 +199,8 @@ mod tests {
         for empty in [Case { batch: 0, ..BAR }, Case { targets: 0, ..BAR }, Case { channels: 0, ..BAR }] {
             assert_eq!(forward(&empty).unwrap().launch.grid[0], 0, "{empty:?}");
         }
-        assert_eq!(backward(&Case { channels: 0, ..BAR }, 32).unwrap().gather.grid[0], 0);
-        assert_eq!(backward(&Case { targets: 0, ..BAR }, 32).unwrap().bracket.grid[0], 0);
+        assert_eq!(backward(&Case { channels: 0, ..BAR }, 32, false).unwrap().gather.grid[0], 0);
+        assert_eq!(backward(&Case { targets: 0, ..BAR }, 32, false).unwrap().bracket.grid[0], 0);
     }
 
     #[test]
@@ -267,7 +215,7 @@ mod tests {
     fn workspace_parts_are_aligned_and_do_not_overlap() {
         let plan = Workspace::new(3, 5, 7).unwrap();
         let parts = [0, plan.order_at, plan.scratch_at, plan.starts_at, plan.bytes];
-        let needs = [3 * 7 * 32, 3 * 7 * 8, 3 * 7 * 8, 3 * 6 * 8];
+        let needs = [3 * 7 * 48, 3 * 7 * 8, 3 * 7 * 8, 3 * 6 * 8];
         for (pair, need) in parts.windows(2).zip(needs) {
             assert!(pair[0] % 16 == 0 && pair[1] - pair[0] >= need, "{plan:?}");
         }

@@ -1,0 +1,85 @@
+//! Signals in the kernels: mirrors of the structs in `kernels/rows.cuh`, and how wide their rows can be moved.
+
+use super::rows_plan::Share;
+use super::timeline_cuda::Times;
+use crate::ops::signal::Signal;
+use crate::tensor::View;
+
+/// `Channels` in the kernels.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Channels {
+    data: *const u8,
+    batch_step: i64,
+    row_step: i64,
+    channel_step: i64,
+}
+
+const _: () = assert!(size_of::<Channels>() == 32);
+
+impl Channels {
+    /// No tensor; a kernel that is given one reads nothing of it.
+    pub const NONE: Channels = Channels { data: std::ptr::null(), batch_step: 0, row_step: 0, channel_step: 0 };
+
+    /// The same channels by address.
+    pub fn new(view: &View) -> Self {
+        Channels {
+            data: view.data(),
+            batch_step: view.stride(0) as i64,
+            row_step: view.stride(1) as i64,
+            channel_step: view.stride(2) as i64,
+        }
+    }
+}
+
+/// `Rows` in the kernels.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Rows {
+    times: Times,
+    values: Channels,
+    output: *mut u8,
+    width: i64,
+    column: i64,
+    first: i64,
+    last: i64,
+    tile: i64,
+    tiles: i64,
+    rows_per_warp: i32,
+    pad: i32,
+}
+
+const _: () = assert!(size_of::<Rows>() == 192);
+
+impl Rows {
+    /// All rows of a signal that has the output to itself; the launch covers `first..last` of each.
+    pub fn new(signal: &Signal, output: *mut u8, (first, last): (i64, i64), share: &Share) -> Self {
+        Rows {
+            times: Times::new(&signal.timeline),
+            values: Channels::new(&signal.values),
+            output,
+            width: signal.channels() as i64,
+            column: 0,
+            first,
+            last,
+            tile: share.tile as i64,
+            tiles: share.tiles as i64,
+            rows_per_warp: share.rows_per_warp as i32,
+            pad: 0,
+        }
+    }
+}
+
+/// True where rows of channels of `view` can be moved `bytes` at a time between it and rows that lie `row` bytes apart,
+/// the first at `written`.
+pub fn moves_in(bytes: usize, view: &View, written: usize, row: usize) -> bool {
+    let size = view.dtype().size();
+    let whole = |number: usize| number.is_multiple_of(bytes);
+    bytes > size
+        && view.stride(2) == 1
+        && whole(view.size(2) * size)
+        && (0..2).all(|axis| view.size(axis) <= 1 || whole(view.stride(axis).unsigned_abs() * size))
+        && whole(view.data().addr())
+        && whole(written)
+        && whole(row)
+}
