@@ -76,8 +76,8 @@ lint: setup  ## formatting, clippy with every set of features, ruff, mypy
 test-gpu:  ## the same tests on a CUDA machine with torch and the built library, no cargo; also under compute-sanitizer
 	PYTHON="$(PYTHON)" bash tests/gpu.sh
 
-bench: build  ## the Rust core with criterion, then the operator beside its peers on this CPU
-	$(CARGO) bench --bench resample
+bench: build  ## the Rust core with criterion, then the operators beside their peers on this CPU
+	$(CARGO) bench --bench resample --bench fuse
 	$(BIN)/python benches/peers.py
 
 wheel: build  ## a wheel with the library inside, in target/wheel

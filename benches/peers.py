@@ -1,11 +1,12 @@
-"""Times `resample` beside eager PyTorch and `torch.compile`, after checking every answer, and appends to a record.
+"""Times `resample` and `fuse` beside eager PyTorch and `torch.compile`, after checking every answer, into a record.
 
     python benches/peers.py                      # this CPU, all threads that torch uses
     python benches/peers.py --device cuda        # CUDA graph replays over rotating inputs, cold and warm
     python benches/peers.py --record FILE.jsonl  # appends one line for each case and implementation
 
 A line holds: op, case, dtype, direction, device, threads, impl, metric, median_us, p10_us, p90_us, bytes, command,
-versions. `bytes` is the least that the case moves: source rows that some target touches, the result, the times.
+versions. `bytes` is the least that the case moves: source rows that some target touches, the result, the times. A case
+of several streams is one of `fuse`; "resample + cat" is RoboCache without it.
 """
 
 from __future__ import annotations
@@ -30,23 +31,30 @@ Call = Callable[[], torch.Tensor]
 
 @dataclass(frozen=True)
 class Case:
-    """Sizes of a call: `batch` rows of `samples` samples of `channels` channels to `targets` targets."""
+    """Sizes of a call: `batch` rows of each stream's samples of its channels, to `targets` targets."""
 
     batch: int
-    samples: int
-    channels: int
+    streams: tuple[tuple[int, int], ...]  # samples and channels of each
     targets: int
     dtype: torch.dtype
 
+    @property
+    def op(self) -> str:
+        """`resample` takes one stream, `fuse` several."""
+        return "resample" if len(self.streams) == 1 else "fuse"
+
     def __str__(self) -> str:
-        return f"{self.batch}x{self.samples}x{self.channels}->{self.targets}"
+        streams = "+".join(f"{samples}x{channels}" for samples, channels in self.streams)
+        return f"{self.batch}x{streams}->{self.targets}"
 
 
 CASES = [
-    Case(32, 500, 256, 250, torch.float32),
-    Case(32, 500, 256, 250, torch.bfloat16),
-    Case(64, 4096, 32, 1024, torch.float32),
-    Case(8, 250, 128, 128, torch.float32),
+    Case(32, ((500, 256),), 250, torch.float32),
+    Case(32, ((500, 256),), 250, torch.bfloat16),
+    Case(64, ((4096, 32),), 1024, torch.float32),
+    Case(8, ((250, 128),), 128, torch.float32),
+    Case(32, ((150, 512), (500, 14), (500, 6)), 250, torch.bfloat16),
+    Case(4, ((30, 512), (100, 64), (200, 12)), 50, torch.bfloat16),
 ]
 
 
@@ -54,19 +62,20 @@ CASES = [
 class Inputs:
     """Random values, ascending random source times in [0, 1) and ascending targets inside them, float64 seconds."""
 
-    values: torch.Tensor
-    source_times: torch.Tensor
+    values: list[torch.Tensor]
+    source_times: list[torch.Tensor]
     target_times: torch.Tensor
 
 
 def inputs(case: Case, device: torch.device) -> Inputs:
-    values = torch.randn(case.batch, case.samples, case.channels, device=device).to(case.dtype)
-    times = torch.rand(case.batch, case.samples, dtype=torch.float64, device=device).sort(dim=1).values
-    targets = torch.rand(case.batch, case.targets, dtype=torch.float64, device=device).sort(dim=1).values
-    return Inputs(values, times, targets)
+    def times(count: int) -> torch.Tensor:
+        return torch.rand(case.batch, count, dtype=torch.float64, device=device).sort(dim=1).values
+
+    values = [torch.randn(case.batch, *stream, device=device).to(case.dtype) for stream in case.streams]
+    return Inputs(values, [times(samples) for samples, _ in case.streams], times(case.targets))
 
 
-def in_torch(values: torch.Tensor, source_times: torch.Tensor, target_times: torch.Tensor) -> torch.Tensor:
+def one_in_torch(values: torch.Tensor, source_times: torch.Tensor, target_times: torch.Tensor) -> torch.Tensor:
     """The same thing as users write it in PyTorch: search, gather both neighbours, lerp; ends held."""
     right = torch.searchsorted(source_times, target_times, right=True).clamp(1, source_times.size(1) - 1)
     left = right - 1
@@ -78,20 +87,38 @@ def in_torch(values: torch.Tensor, source_times: torch.Tensor, target_times: tor
     return torch.lerp(a, b, weight).to(values.dtype)
 
 
+def in_torch(values: list[torch.Tensor], source_times: list[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
+    parts = [one_in_torch(v, t, target) for v, t in zip(values, source_times, strict=True)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+def resampled(values: list[torch.Tensor], source_times: list[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
+    return robocache.resample(values[0], source_times[0], target)
+
+
+def resampled_and_joined(
+    values: list[torch.Tensor], source_times: list[torch.Tensor], target: torch.Tensor
+) -> torch.Tensor:
+    parts = [robocache.resample(v, t, target) for v, t in zip(values, source_times, strict=True)]
+    return torch.cat(parts, dim=2)
+
+
 def least_bytes(case: Case, data: Inputs) -> int:
-    touched = torch.zeros(case.batch, case.samples, dtype=torch.bool, device=data.values.device)
-    right = torch.searchsorted(data.source_times, data.target_times, right=True)
-    for index in (right - 1, right):
-        touched.scatter_(1, index.clamp(0, case.samples - 1), True)
-    rows = int(touched.sum()) + case.batch * case.targets
-    times = data.source_times.numel() + data.target_times.numel()
-    return rows * case.channels * data.values.element_size() + times * 8
+    total = data.target_times.numel() * 8
+    for (samples, channels), times in zip(case.streams, data.source_times, strict=True):
+        touched = torch.zeros(case.batch, samples, dtype=torch.bool, device=times.device)
+        right = torch.searchsorted(times, data.target_times, right=True)
+        for index in (right - 1, right):
+            touched.scatter_(1, index.clamp(0, samples - 1), True)
+        rows = int(touched.sum()) + case.batch * case.targets
+        total += rows * channels * data.values[0].element_size() + times.numel() * 8
+    return total
 
 
 def check(case: Case, name: str, answer: torch.Tensor, data: Inputs) -> None:
     """No answer, no time: ours must be the definition's bits, a peer's within a rounding of its type."""
-    expected = reference.resample(data.values, data.source_times, data.target_times)
-    if name == "robocache":
+    expected = reference.fuse(data.values, data.source_times, data.target_times)
+    if name.startswith(("robocache", "resample")):
         if not torch.equal(answer, expected):
             raise SystemExit(f"peers: {name} at {case} must equal the definition to the bit")
         return
@@ -99,16 +126,13 @@ def check(case: Case, name: str, answer: torch.Tensor, data: Inputs) -> None:
 
 
 def forward_and_backward(call: Callable[..., torch.Tensor], data: Inputs) -> Call:
-    values = data.values.clone().requires_grad_()
-    grad = torch.ones(
-        values.size(0), data.target_times.size(1), values.size(2), dtype=values.dtype, device=values.device
-    )
+    values = [x.clone().requires_grad_() for x in data.values]
+    shape = (values[0].size(0), data.target_times.size(1), sum(x.size(2) for x in values))
+    grad = torch.ones(shape, dtype=values[0].dtype, device=values[0].device)
 
     def run() -> torch.Tensor:
-        values.grad = None
-        call(values, data.source_times, data.target_times).backward(grad)
-        assert values.grad is not None
-        return values.grad
+        result = call(values, data.source_times, data.target_times)
+        return torch.autograd.grad(result, values, grad)[0]
 
     return run
 
@@ -150,20 +174,24 @@ def cuda_times(calls: list[Call], repeats: int = 30) -> list[float]:
     return samples
 
 
-def implementations() -> dict[str, Callable[..., torch.Tensor]]:
-    return {"robocache": robocache.resample, "torch eager": in_torch, "torch.compile": torch.compile(in_torch)}
+def implementations(case: Case) -> dict[str, Callable[..., torch.Tensor]]:
+    peers = {"torch eager": in_torch, "torch.compile": torch.compile(in_torch)}
+    if case.op == "resample":
+        return {"robocache": resampled, **peers}
+    return {"robocache": robocache.fuse, "resample + cat": resampled_and_joined, **peers}
 
 
 def measure(case: Case, device: torch.device, seconds: float) -> Iterator[dict[str, object]]:
     data = inputs(case, device)
     line = {
-        "op": "resample",
+        "op": case.op,
         "case": str(case),
         "dtype": str(case.dtype).removeprefix("torch."),
         "device": machine(device),
     }
     line |= {"threads": torch.get_num_threads(), "bytes": least_bytes(case, data)}
-    for name, call in implementations().items():
+    calls = implementations(case)
+    for name, call in calls.items():
         check(case, name, call(data.values, data.source_times, data.target_times), data)
     if device.type == "cpu":
         for direction in ("forward", "forward+backward"):
@@ -171,7 +199,7 @@ def measure(case: Case, device: torch.device, seconds: float) -> Iterator[dict[s
                 name: (lambda call=call: call(data.values, data.source_times, data.target_times))
                 if direction == "forward"
                 else forward_and_backward(call, data)
-                for name, call in implementations().items()
+                for name, call in calls.items()
             }
             for name, samples in cpu_times(runs, seconds).items():
                 yield line | {"direction": direction, "impl": name, "metric": "call"} | spread(samples)
@@ -179,10 +207,12 @@ def measure(case: Case, device: torch.device, seconds: float) -> Iterator[dict[s
     # Enough inputs that none is still in the L2 cache when its turn comes again.
     copies = max(4, int(4 * torch.cuda.get_device_properties(device).L2_cache_size / line["bytes"]))  # type: ignore[operator]
     rotating = [inputs(case, device) for _ in range(copies)]
-    for name, call in implementations().items():
+    for name, call in calls.items():
         cold = [lambda d=d, call=call: call(d.values, d.source_times, d.target_times) for d in rotating]
-        for metric, calls in (("graph, cold", cold), ("graph, warm", cold[:1] * copies)):
-            yield line | {"direction": "forward", "impl": name, "metric": metric} | spread(cuda_times(calls))
+        for metric, timed in (("graph, cold", cold), ("graph, warm", cold[:1] * copies)):
+            yield line | {"direction": "forward", "impl": name, "metric": metric} | spread(cuda_times(timed))
+        both = [forward_and_backward(call, d) for d in rotating]
+        yield line | {"direction": "forward+backward", "impl": name, "metric": "graph, cold"} | spread(cuda_times(both))
 
 
 def spread(samples: list[float]) -> dict[str, object]:
@@ -212,7 +242,7 @@ def main() -> None:
     versions = {"robocache": robocache.__version__, "torch": torch.__version__, "python": platform.python_version()}
     command = shlex.join(["python", "benches/peers.py", *sys.argv[1:]])
     header = (
-        f"{'case':24} {'dtype':9} {'direction':17} {'metric':12} {'implementation':14} {'median µs':>10} {'ratio':>6}"
+        f"{'case':32} {'dtype':9} {'direction':17} {'metric':12} {'implementation':14} {'median µs':>10} {'ratio':>6}"
     )
     print(header)
     for case in CASES:
@@ -222,7 +252,7 @@ def main() -> None:
             key = (line["direction"], line["metric"])
             ours.setdefault(key, median)
             print(
-                f"{line['case']:24} {line['dtype']:9} {line['direction']:17} {line['metric']:12} {line['impl']:14} "
+                f"{line['case']:32} {line['dtype']:9} {line['direction']:17} {line['metric']:12} {line['impl']:14} "
                 f"{median:10.1f} {median / ours[key]:6.2f}"
             )
             if options.record:

@@ -42,9 +42,14 @@ void check_stream(
   check_time_dtypes(caller, times, stream == 0 ? target_times : times);
   check_same_dtype(OP, times_name, times, "source_times[0]", source_times[0]);
   check_device(OP, times_name, times, "values[0]", values[0]);
-  const std::string wanted = !batched ? "[S, D]" : values[0].dim() == 3 ? '[' + size_text(batch) + ", S, D]" : "[B, S, D]";
   const bool fits = value.dim() == (batched ? 3 : 2) && (!batched || same(value.sym_size(0), batch));
-  TORCH_CHECK_VALUE(fits, OP, ": ", name, " must have shape ", wanted, ", got ", shape_text(value.sym_sizes()));
+  // The text of a size fixes a symbolic one, so it is made only for an error.
+  TORCH_CHECK_VALUE(
+      fits, OP, ": ", name, " must have shape ",
+      !batched                   ? "[S, D]"
+          : values[0].dim() == 3 ? '[' + size_text(batch) + ", S, D]"
+                                 : "[B, S, D]",
+      ", got ", shape_text(value.sym_sizes()));
   const c10::SymInt samples = value.sym_size(-2);
   TORCH_CHECK_VALUE(
       samples.sym_gt(0).expect_true(__FILE__, __LINE__), OP, ": ", name, " must have at least one sample, got shape ",

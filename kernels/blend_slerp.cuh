@@ -59,6 +59,36 @@ __device__ Quaternion<N> operator*(const Quaternion<N>& q, N factor) {
   return {q.at[0] * factor, q.at[1] * factor, q.at[2] * factor, q.at[3] * factor};
 }
 
+// True where the arc is shorter to the other one with its sign turned; in pairs and without fma.
+template <class N>
+__device__ bool opposite(const Quaternion<N>& a, const Quaternion<N>& b) {
+  double product[4];
+#pragma unroll
+  for (int k = 0; k < 4; ++k) product[k] = Number<N>::value(a.at[k]) * Number<N>::value(b.at[k]);
+  return (product[0] + product[1]) + (product[2] + product[3]) < 0.0;
+}
+
+// A power of two that keeps the squares of all components within range.
+template <class N>
+__device__ double scale_of(const Quaternion<N>& q) {
+  constexpr double LARGE = 1e150, SHIFT = 6.223015277861142e-61;  // 2^-200
+  double size[4];
+#pragma unroll
+  for (int k = 0; k < 4; ++k) size[k] = fabs(Number<N>::value(q.at[k]));
+  if (size[0] > LARGE || size[1] > LARGE || size[2] > LARGE || size[3] > LARGE) return SHIFT * SHIFT * SHIFT;
+  return size[0] + size[1] + size[2] + size[3] < 1.0 / LARGE ? 1.0 / SHIFT / SHIFT / SHIFT : 1.0;
+}
+
+// Made of norm 1; `factor` is what it was multiplied by.
+template <class N>
+__device__ Quaternion<N> unit(const Quaternion<N>& q, N* factor) {
+  const N scale = Number<N>::constant(scale_of(q));
+  const Quaternion<N> scaled = q * scale;
+  const N own = Number<N>::constant(1.0) / root(dot(scaled, scaled));
+  *factor = own * scale;
+  return scaled * own;
+}
+
 // Two quaternions of norm 1 on one side of the sphere, and what they were multiplied by to be so.
 template <class N>
 struct Arc {
@@ -71,12 +101,9 @@ struct Arc {
 template <class N>
 __device__ Arc<N> arc_of(const Quaternion<N>& a, const Quaternion<N>& b) {
   Arc<N> arc;
-  const N one = Number<N>::constant(1.0);
-  arc.a_factor = one / root(dot(a, a));
-  arc.b_factor = one / root(dot(b, b));
-  arc.a = a * arc.a_factor;
-  arc.b = b * arc.b_factor;
-  arc.flipped = Number<N>::value(dot(arc.a, arc.b)) < 0.0;
+  arc.flipped = opposite(a, b);
+  arc.a = unit(a, &arc.a_factor);
+  arc.b = unit(b, &arc.b_factor);
   if (arc.flipped) arc.b = -arc.b;
   const Quaternion<N> difference = arc.b - arc.a;
   arc.z = Number<N>::constant(0.25) * dot(difference, difference);

@@ -64,6 +64,29 @@ struct Element<Raw<Bits>> {
   static __device__ Raw<Bits> nan() { return Raw<Bits>{0}; }
 };
 
+// `narrow` of an f64, rounded once: to a half by way of an f32 that is rounded to odd, which keeps what decides.
+template <class V>
+__device__ V narrow_from(double c) {
+  return Element<V>::narrow(static_cast<typename Element<V>::Compute>(c));
+}
+
+__device__ inline float round_to_odd(double c) {
+  const float nearest = static_cast<float>(c);
+  if (!(static_cast<double>(nearest) != c)) return nearest;
+  const unsigned bits = __float_as_uint(nearest);
+  return __uint_as_float((fabs(static_cast<double>(nearest)) > fabs(c) ? bits - 1 : bits) | 1u);
+}
+
+template <>
+__device__ inline __half narrow_from<__half>(double c) {
+  return Element<__half>::narrow(c == c ? round_to_odd(c) : static_cast<float>(c));
+}
+
+template <>
+__device__ inline __nv_bfloat16 narrow_from<__nv_bfloat16>(double c) {
+  return Element<__nv_bfloat16>::narrow(c == c ? round_to_odd(c) : static_cast<float>(c));
+}
+
 template <class V>
 constexpr bool IS_RAW = false;
 template <class Bits>

@@ -37,7 +37,7 @@ struct FuseParams {
   int lengths_bytes;
   int outside;
   int streams;
-  int pad;
+  int time_type;  // a TimeType
   FuseStream stream[MAX_STREAMS];
   i64 ends[MAX_STREAM_GROUPS];    // as in Groups, of each stream by itself
   i64 starts[MAX_STREAM_GROUPS];
@@ -58,7 +58,7 @@ struct StreamGroups {
   __device__ Mode mode(int group) const { return static_cast<Mode>(p.modes[first + group]); }
 };
 
-template <class T, class V, bool HAS_CURVES>
+template <class V, bool HAS_CURVES>
 __device__ void fuse_rows(const FuseParams& p) {
   const i64 warp = warp_of_grid();
   int index = 0;
@@ -66,11 +66,11 @@ __device__ void fuse_rows(const FuseParams& p) {
   const FuseStream& s = p.stream[index];
   const Rows rows = {{s.source_times, p.target_times, s.source_lengths, s.source_row, s.source_step, p.target_row,
                       p.target_step, p.lengths_step, p.batch, s.samples, p.targets, p.lengths_bytes, p.outside},
-                     s.values, p.output, p.width, s.column, 0, s.across, s.tile, s.tiles, s.rows_per_warp, 0};
+                     s.values, p.output, p.width, s.column, 0, s.across, s.tile, s.tiles, s.rows_per_warp, p.time_type};
   const StreamGroups groups = {p, s.first_group, s.groups};
   const i64 own = warp - s.first_warp;
   Bracket mine;
-  if (!brackets_of_warp<T>(rows, own, HAS_CURVES, &mine)) return;
+  if (!brackets_of_any(rows, own, HAS_CURVES, &mine)) return;
   if constexpr (HAS_CURVES) {
     if (s.access == CURVED) return curved_rows<V, false>(rows, rows.values, groups, own, mine);
   }
@@ -86,19 +86,15 @@ __device__ void fuse_rows(const FuseParams& p) {
 #define KERNEL(NAME, ...)                                                                      \
   extern "C" __global__ void __launch_bounds__(128) NAME(const __grid_constant__ FuseParams p) { __VA_ARGS__(p); }
 
-#define FUSE(TIME, T, VALUE, V) KERNEL(fuse_##TIME##_##VALUE, fuse_rows<T, V, false>)
-#define FUSE_CURVED(TIME, T, VALUE, V)  \
-  FUSE(TIME, T, VALUE, V)               \
-  KERNEL(fuse_curved_##TIME##_##VALUE, fuse_rows<T, V, true>)
-#define FUSE_ALL(TIME, T)                     \
-  FUSE_CURVED(TIME, T, f64, double)           \
-  FUSE_CURVED(TIME, T, f32, float)            \
-  FUSE_CURVED(TIME, T, f16, __half)           \
-  FUSE_CURVED(TIME, T, bf16, __nv_bfloat16)   \
-  FUSE(TIME, T, b64, Raw<unsigned long long>) \
-  FUSE(TIME, T, b32, Raw<unsigned>)           \
-  FUSE(TIME, T, b16, Raw<unsigned short>)     \
-  FUSE(TIME, T, b8, Raw<unsigned char>)
-FUSE_ALL(f64, double)
-FUSE_ALL(f32, float)
-FUSE_ALL(i64, long long)
+#define FUSE(VALUE, V) KERNEL(fuse_##VALUE, fuse_rows<V, false>)
+#define FUSE_CURVED(VALUE, V) \
+  FUSE(VALUE, V)              \
+  KERNEL(fuse_curved_##VALUE, fuse_rows<V, true>)
+FUSE_CURVED(f64, double)
+FUSE_CURVED(f32, float)
+FUSE_CURVED(f16, __half)
+FUSE_CURVED(bf16, __nv_bfloat16)
+FUSE(b64, Raw<unsigned long long>)
+FUSE(b32, Raw<unsigned>)
+FUSE(b16, Raw<unsigned short>)
+FUSE(b8, Raw<unsigned char>)

@@ -277,26 +277,34 @@ __device__ void curved_backward_rows(const ResampleBackwardParams& p) {
 }
 
 // The whole of a forward launch: plain, curved, or the derivative along a tangent.
-template <class T, class V, int N, bool SLOPE>
+template <class T, class V, int N>
 __device__ void resample_plain(const ResampleParams& p) {
   const i64 warp = warp_of_grid();
   Bracket mine;
-  if (brackets_of_warp<T>(p.rows, warp, false, &mine)) plain_rows<V, N, SLOPE>(p.rows, p.groups, warp, mine);
+  if (brackets_of_warp<T>(p.rows, warp, false, &mine)) plain_rows<V, N, false>(p.rows, p.groups, warp, mine);
 }
 
-template <class T, class V>
+// Of any type of times: copies of integers and slopes are not compiled once for each.
+template <class V, int N, bool SLOPE>
+__device__ void resample_plain_any(const ResampleParams& p) {
+  const i64 warp = warp_of_grid();
+  Bracket mine;
+  if (brackets_of_any(p.rows, warp, false, &mine)) plain_rows<V, N, SLOPE>(p.rows, p.groups, warp, mine);
+}
+
+template <class V>
 __device__ void resample_curved(const ResampleParams& p) {
   const i64 warp = warp_of_grid();
   Bracket mine;
-  if (brackets_of_warp<T>(p.rows, warp, true, &mine)) curved_rows<V, false>(p.rows, p.rows.values, p.groups, warp, mine);
+  if (brackets_of_any(p.rows, warp, true, &mine)) curved_rows<V, false>(p.rows, p.rows.values, p.groups, warp, mine);
 }
 
-template <class T, class V>
+template <class V>
 __device__ void resample_tangent(const ResampleTangentParams& p) {
   const i64 warp = warp_of_grid();
   const Rows& rows = p.forward.rows;
   Bracket mine;
-  if (brackets_of_warp<T>(rows, warp, true, &mine)) curved_rows<V, true>(rows, p.tangent, p.forward.groups, warp, mine);
+  if (brackets_of_any(rows, warp, true, &mine)) curved_rows<V, true>(rows, p.tangent, p.forward.groups, warp, mine);
 }
 
 }  // namespace
@@ -356,38 +364,43 @@ extern "C" __global__ void __launch_bounds__(256) resample_order(const __grid_co
   extern "C" __global__ void __launch_bounds__(BLOCK) NAME(const __grid_constant__ PARAMS p) { __VA_ARGS__(p); }
 
 #define FORWARD(TIME, T, VALUE, V)                                                                      \
-  KERNEL(resample_##TIME##_##VALUE, ResampleParams, 128, resample_plain<T, V, 1, false>)                \
-  KERNEL(resample_##TIME##_##VALUE##_wide, ResampleParams, 128, resample_plain<T, V, WIDE<V>, false>)
-#define CURVED(TIME, T, VALUE, V)                                                                       \
-  KERNEL(resample_curved_##TIME##_##VALUE, ResampleParams, 128, resample_curved<T, V>)                  \
-  KERNEL(resample_tangent_##TIME##_##VALUE, ResampleTangentParams, 128, resample_tangent<T, V>)
+  KERNEL(resample_##TIME##_##VALUE, ResampleParams, 128, resample_plain<T, V, 1>)                \
+  KERNEL(resample_##TIME##_##VALUE##_wide, ResampleParams, 128, resample_plain<T, V, WIDE<V>>)
+#define CURVED(VALUE, V)                                                                    \
+  KERNEL(resample_slope_##VALUE, ResampleParams, 128, resample_plain_any<V, 1, true>)       \
+  KERNEL(resample_curved_##VALUE, ResampleParams, 128, resample_curved<V>)                  \
+  KERNEL(resample_tangent_##VALUE, ResampleTangentParams, 128, resample_tangent<V>)
+CURVED(f64, double)
+CURVED(f32, float)
+CURVED(f16, __half)
+CURVED(bf16, __nv_bfloat16)
+
 #define FORWARD_ALL(TIME, T)                     \
   FORWARD(TIME, T, f64, double)                  \
   FORWARD(TIME, T, f32, float)                   \
   FORWARD(TIME, T, f16, __half)                  \
-  FORWARD(TIME, T, bf16, __nv_bfloat16)          \
-  FORWARD(TIME, T, b64, Raw<unsigned long long>) \
-  FORWARD(TIME, T, b32, Raw<unsigned>)           \
-  FORWARD(TIME, T, b16, Raw<unsigned short>)     \
-  FORWARD(TIME, T, b8, Raw<unsigned char>)       \
-  CURVED(TIME, T, f64, double)                   \
-  CURVED(TIME, T, f32, float)                    \
-  CURVED(TIME, T, f16, __half)                   \
-  CURVED(TIME, T, bf16, __nv_bfloat16)
+  FORWARD(TIME, T, bf16, __nv_bfloat16)
 FORWARD_ALL(f64, double)
 FORWARD_ALL(f32, float)
 FORWARD_ALL(i64, long long)
 
-#define GRADIENTS(TIME, T, VALUE, V)                                                              \
-  KERNEL(resample_slope_##TIME##_##VALUE, ResampleParams, 128, resample_plain<T, V, 1, true>)     \
+#define COPIES(VALUE, V)                                                                       \
+  KERNEL(resample_##VALUE, ResampleParams, 128, resample_plain_any<V, 1, false>)               \
+  KERNEL(resample_##VALUE##_wide, ResampleParams, 128, resample_plain_any<V, WIDE<V>, false>)
+COPIES(b64, Raw<unsigned long long>)
+COPIES(b32, Raw<unsigned>)
+COPIES(b16, Raw<unsigned short>)
+COPIES(b8, Raw<unsigned char>)
+
+#define TIME_GRAD(TIME, T, VALUE, V)                                                              \
   KERNEL(resample_time_grad_##TIME##_##VALUE, ResampleTimeGradParams, 128, time_gradient_rows<T, V>)
-#define GRADIENTS_ALL(TIME, T)        \
-  GRADIENTS(TIME, T, f64, double)     \
-  GRADIENTS(TIME, T, f32, float)      \
-  GRADIENTS(TIME, T, f16, __half)     \
-  GRADIENTS(TIME, T, bf16, __nv_bfloat16)
-GRADIENTS_ALL(f64, double)
-GRADIENTS_ALL(f32, float)
+#define TIME_GRAD_ALL(TIME, T)        \
+  TIME_GRAD(TIME, T, f64, double)     \
+  TIME_GRAD(TIME, T, f32, float)      \
+  TIME_GRAD(TIME, T, f16, __half)     \
+  TIME_GRAD(TIME, T, bf16, __nv_bfloat16)
+TIME_GRAD_ALL(f64, double)
+TIME_GRAD_ALL(f32, float)
 
 KERNEL(resample_bracket_f64, ResampleBracketParams, 128, bracket_rows<double>)
 KERNEL(resample_bracket_f32, ResampleBracketParams, 128, bracket_rows<float>)

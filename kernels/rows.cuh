@@ -16,6 +16,8 @@ struct Channels {
   i64 batch_step, row_step, channel_step;
 };
 
+enum TimeType : int { F64_TIMES, F32_TIMES, I64_TIMES };
+
 // A signal, where its channels go, and how warps divide its rows.
 struct Rows {
   Timeline times;
@@ -25,7 +27,7 @@ struct Rows {
   i64 first, last;    // the channels of this launch; units of a curved one
   i64 tile, tiles;    // vectors (or units) of a row that one warp handles, and how many such parts a row has
   int rows_per_warp;
-  int pad;
+  int time_type;  // a TimeType
 };
 static_assert(sizeof(Rows) == 192, "mirrors ops::signal_cuda::Rows");
 
@@ -36,6 +38,13 @@ __device__ bool brackets_of_warp(const Rows& p, i64 warp, bool spans, Bracket* m
   if (first_row >= p.times.batch * p.times.targets) return false;
   *mine = find_brackets<T>(p.times, first_row, p.rows_per_warp, threadIdx.x % WARP, spans);
   return true;
+}
+
+// As above, whatever the type of the times: kernels with much code of their own are not compiled once for each.
+__device__ inline bool brackets_of_any(const Rows& p, i64 warp, bool spans, Bracket* mine) {
+  if (p.time_type == F64_TIMES) return brackets_of_warp<double>(p, warp, spans, mine);
+  if (p.time_type == F32_TIMES) return brackets_of_warp<float>(p, warp, spans, mine);
+  return brackets_of_warp<i64>(p, warp, spans, mine);
 }
 
 // One element of the result from its two samples; `weight` is the bracket's, in the compute type.
@@ -164,9 +173,8 @@ __device__ Quaternion<double> quaternion(const Channels& values, i64 offset) {
 
 template <class V>
 __device__ void write(const Quaternion<double>& q, V* output) {
-  using E = Element<V>;
 #pragma unroll
-  for (int k = 0; k < 4; ++k) output[k] = E::narrow(static_cast<typename E::Compute>(q.at[k]));
+  for (int k = 0; k < 4; ++k) output[k] = narrow_from<V>(q.at[k]);
 }
 
 // A channel of the samples around a bracket, of which `offset` is the left one; samples that the curve does not reach are

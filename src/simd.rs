@@ -127,6 +127,19 @@ pub trait Blend: crate::tensor::Element {
     fn widen(self) -> Self::Compute;
     /// The nearest value.
     fn narrow(value: Self::Compute) -> Self;
+    /// The nearest value of an f64, rounded once.
+    fn narrow_from(value: f64) -> Self;
+}
+
+/// An f64 as an f32 whose last bit is odd unless it is exact: rounded again, to fewer bits, it is as if rounded once.
+#[inline(always)]
+fn round_to_odd(value: f64) -> f32 {
+    let nearest = value as f32;
+    if value.is_nan() || f64::from(nearest) == value {
+        return nearest;
+    }
+    let bits = nearest.to_bits();
+    f32::from_bits(if f64::from(nearest).abs() > value.abs() { bits - 1 } else { bits } | 1)
 }
 
 macro_rules! blend_plain {
@@ -141,6 +154,10 @@ macro_rules! blend_plain {
             fn narrow(value: $ty) -> Self {
                 value
             }
+            #[inline(always)]
+            fn narrow_from(value: f64) -> Self {
+                value as $ty
+            }
         }
     )*};
 }
@@ -154,6 +171,11 @@ impl Blend for bf16 {
     #[inline(always)]
     fn widen(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+
+    #[inline(always)]
+    fn narrow_from(value: f64) -> Self {
+        Self::narrow(round_to_odd(value))
     }
 
     #[inline(always)]
@@ -177,6 +199,11 @@ impl Blend for f16 {
         let special = shifted | 0x7f80_0000;
         let magnitude = if shifted >= 0x0f80_0000 { special } else { finite };
         f32::from_bits(magnitude | ((bits & 0x8000) << 16))
+    }
+
+    #[inline(always)]
+    fn narrow_from(value: f64) -> Self {
+        Self::narrow(round_to_odd(value))
     }
 
     #[inline(always)]
@@ -210,6 +237,21 @@ mod tests {
             assert!(a.widen().to_bits() == a.to_f32().to_bits() || a.is_nan() && a.widen().is_nan(), "{bits:#x}");
             assert!(b.widen().to_bits() == b.to_f32().to_bits() || b.is_nan() && b.widen().is_nan(), "{bits:#x}");
         }
+    }
+
+    #[test]
+    fn halves_of_an_f64_are_rounded_once() {
+        for bits in 0..0x7c00u16 {
+            // Just beside the middle between two neighbours, where a second rounding would go the wrong way.
+            let (low, high) = (f16::from_bits(bits).to_f64(), f16::from_bits(bits + 1).to_f64());
+            let middle = (low + high) / 2.0;
+            if high.is_finite() {
+                assert_eq!(f16::narrow_from(middle * (1.0 - 1e-12)).to_bits(), bits);
+                assert_eq!(f16::narrow_from(-middle * (1.0 + 1e-12)).to_bits(), (bits + 1) | 0x8000);
+            }
+        }
+        assert_eq!((f16::narrow_from(1e300), bf16::narrow_from(-1e300)), (f16::INFINITY, bf16::NEG_INFINITY));
+        assert!(f16::narrow_from(f64::NAN).is_nan() && bf16::narrow_from(f64::NAN).is_nan());
     }
 
     #[test]

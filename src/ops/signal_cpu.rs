@@ -90,7 +90,7 @@ pub fn quaternion<V: Blend>(row: &Row<V>, first: usize) -> Quaternion<f64> {
 #[inline(always)]
 fn write<V: Blend>(out: &mut [V], q: &Quaternion<f64>) {
     for (out, &v) in out.iter_mut().zip(q) {
-        *out = V::narrow(V::Compute::from_f64(v));
+        *out = V::narrow_from(v);
     }
 }
 

@@ -3,7 +3,7 @@
 use super::rows_plan::Share;
 use super::timeline_cuda::Times;
 use crate::ops::signal::Signal;
-use crate::tensor::View;
+use crate::tensor::{DType, View};
 
 /// `Channels` in the kernels.
 #[repr(C)]
@@ -32,6 +32,15 @@ impl Channels {
     }
 }
 
+/// `TimeType` in the kernels.
+pub fn time_type(dtype: DType) -> i32 {
+    match dtype {
+        DType::I64 => 2,
+        DType::F32 => 1,
+        _ => 0,
+    }
+}
+
 /// `Rows` in the kernels.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +55,7 @@ pub struct Rows {
     tile: i64,
     tiles: i64,
     rows_per_warp: i32,
-    pad: i32,
+    time_type: i32,
 }
 
 const _: () = assert!(size_of::<Rows>() == 192);
@@ -65,7 +74,7 @@ impl Rows {
             tile: share.tile as i64,
             tiles: share.tiles as i64,
             rows_per_warp: share.rows_per_warp as i32,
-            pad: 0,
+            time_type: time_type(signal.timeline.source_times.dtype()),
         }
     }
 }

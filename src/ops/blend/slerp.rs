@@ -95,9 +95,9 @@ struct Arc<N> {
 impl<N: Scalar> Arc<N> {
     #[inline(always)]
     fn new(a: &Quaternion<N>, b: &Quaternion<N>) -> Self {
+        let flipped = opposite(a, b);
         let (a, a_factor) = unit(a);
         let (mut b, b_factor) = unit(b);
-        let flipped = dot(&a, &b).value() < 0.0;
         if flipped {
             b = negated(&b);
         }
@@ -106,10 +106,40 @@ impl<N: Scalar> Arc<N> {
     }
 }
 
+/// True where the arc is shorter to the other one with its sign turned. In pairs and without fma: rotations of exactly half
+/// a turn about an axis cancel exactly, and keep the sign that they were written with.
+#[inline(always)]
+fn opposite<N: Scalar>(a: &Quaternion<N>, b: &Quaternion<N>) -> bool {
+    let product = |k: usize| a[k].value() * b[k].value();
+    (product(0) + product(1)) + (product(2) + product(3)) < 0.0
+}
+
+/// A power of two that keeps the squares of all components within range.
+#[inline(always)]
+fn scale<N: Scalar>(q: &Quaternion<N>) -> f64 {
+    const LARGE: f64 = 1e150;
+    const SHIFT: f64 = 6.223015277861142e-61; // 2^-200
+    let size = |k: usize| q[k].value().abs();
+    if size(0) > LARGE || size(1) > LARGE || size(2) > LARGE || size(3) > LARGE {
+        SHIFT * SHIFT * SHIFT
+    } else if size(0) + size(1) + size(2) + size(3) < 1.0 / LARGE {
+        1.0 / SHIFT / SHIFT / SHIFT
+    } else {
+        1.0
+    }
+}
+
 #[inline(always)]
 fn unit<N: Scalar>(q: &Quaternion<N>) -> (Quaternion<N>, N) {
-    let factor = N::constant(f64::ONE) / dot(q, q).sqrt();
-    ([q[0] * factor, q[1] * factor, q[2] * factor, q[3] * factor], factor)
+    let scale = N::constant(scale(q));
+    let scaled = times(q, scale);
+    let factor = N::constant(f64::ONE) / dot(&scaled, &scaled).sqrt();
+    (times(&scaled, factor), factor * scale)
+}
+
+#[inline(always)]
+fn times<N: Number>(q: &Quaternion<N>, factor: N) -> Quaternion<N> {
+    [q[0] * factor, q[1] * factor, q[2] * factor, q[3] * factor]
 }
 
 #[inline(always)]
@@ -288,6 +318,20 @@ mod tests {
                     let error = (second[side][k] - wanted).abs();
                     assert!(error < 1e-6 * (1.0 + scale * scale), "{case}: {second:?}[{side}][{k}], {wanted}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn half_a_turn_apart_the_sign_counts_and_any_norm_is_taken_out() {
+        for case in 0..500 {
+            let (x, y) = ((case as f64 * 0.37).sin(), (case as f64 * 0.91).cos());
+            let (a, b) = ([x, y, 0.0, 0.0], [-y, x, 0.0, 0.0]);
+            let wanted = blend(&a, &b, 0.5);
+            assert!((wanted[0] * b[0] + wanted[1] * b[1]) > 0.0, "{a:?} {b:?}: {wanted:?}");
+            for norm in [1e-300, 1e-170, 1e170, 1e300] {
+                let found = blend(&a.map(|v| v * norm), &b.map(|v| v * norm), 0.5);
+                assert!((0..4).all(|k| (found[k] - wanted[k]).abs() < 1e-15), "{norm}: {found:?}, {wanted:?}");
             }
         }
     }

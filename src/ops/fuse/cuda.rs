@@ -6,7 +6,7 @@ use crate::device::Stream as CudaStream;
 use crate::error::Result;
 use crate::ops::modes::Mode;
 use crate::ops::signal::Signal;
-use crate::ops::signal_cuda::{Channels, moves_in};
+use crate::ops::signal_cuda::{Channels, moves_in, time_type};
 use crate::ops::timeline_cuda::{Count, entries, outside_code};
 
 const FILE: &str = "fuse";
@@ -49,7 +49,7 @@ struct Params {
     lengths_bytes: i32,
     outside: i32,
     streams: i32,
-    pad: i32,
+    time_type: i32,
     stream: [Stream; MAX_STREAMS],
     ends: [i64; MAX_GROUPS],
     starts: [i64; MAX_GROUPS],
@@ -128,8 +128,8 @@ fn launch(
     stream: CudaStream,
 ) -> Result<()> {
     let timeline = &signals[0].timeline;
-    let (values, times) = (signals[0].values.dtype(), timeline.source_times.dtype());
-    let case = Case { batch: timeline.batch(), targets: timeline.targets(), values, times, streams: cases };
+    let values = signals[0].values.dtype();
+    let case = Case { batch: timeline.batch(), targets: timeline.targets(), values, streams: cases };
     let plan = plan::fuse(&case)?;
     let lengths = timeline.source_lengths.as_ref();
     let mut params = Params {
@@ -144,7 +144,7 @@ fn launch(
         lengths_bytes: lengths.map_or(0, |lengths| lengths.dtype().size() as i32),
         outside: outside_code(timeline.outside),
         streams: signals.len() as i32,
-        pad: 0,
+        time_type: time_type(timeline.source_times.dtype()),
         stream: [Stream::NONE; MAX_STREAMS],
         ends: [0; MAX_GROUPS],
         starts: [0; MAX_GROUPS],

@@ -44,8 +44,6 @@ pub struct Case<'a> {
     pub targets: usize,
     /// Type of the values.
     pub values: DType,
-    /// Type of the times.
-    pub times: DType,
     /// The streams, as many as one launch takes.
     pub streams: &'a [StreamCase],
 }
@@ -108,9 +106,9 @@ pub fn fuse(case: &Case) -> Result<Plan> {
         first_warp = first_warp.saturating_add(share.warps);
     }
     let kernel = if case.streams.iter().any(|stream| stream.access == Access::Curved) {
-        kernel_name!(@floats times "fuse_curved_", "", case.times, case.values)
+        kernel_name!(@floats "fuse_curved_", "", case.values)
     } else {
-        kernel_name!(@values times "fuse_", "", case.times, case.values)
+        kernel_name!(@values "fuse_", "", case.values)
     };
     Ok(Plan { launch: warps("fuse", kernel, first_warp)?, streams })
 }
@@ -124,14 +122,14 @@ mod tests {
     }
 
     fn case(streams: &[StreamCase]) -> Case<'_> {
-        Case { batch: 32, targets: 250, values: DType::BF16, times: DType::F64, streams }
+        Case { batch: 32, targets: 250, values: DType::BF16, streams }
     }
 
     #[test]
     fn streams_share_one_launch() {
         let streams = [stream(512, Access::Bytes8), stream(14, Access::Element), stream(6, Access::Element)];
         let plan = fuse(&case(&streams)).unwrap();
-        assert_eq!(plan.launch.kernel, "fuse_f64_bf16");
+        assert_eq!(plan.launch.kernel, "fuse_bf16");
         let firsts: Vec<_> = plan.streams[..4].iter().map(|stream| stream.first_warp).collect();
         assert_eq!(firsts, [0, 2000, 4000, 0]);
         assert_eq!(plan.launch.grid, [1500, 1, 1]);
@@ -141,7 +139,7 @@ mod tests {
     #[test]
     fn one_curve_makes_the_launch_a_curved_one() {
         let plan = fuse(&case(&[stream(8, Access::Bytes16), stream(2, Access::Curved)])).unwrap();
-        assert_eq!(plan.launch.kernel, "fuse_curved_f64_bf16");
+        assert_eq!(plan.launch.kernel, "fuse_curved_bf16");
     }
 
     #[test]

@@ -101,23 +101,25 @@ fn forward_with(case: &Case, kernel: &'static str) -> Result<Plan> {
 
 /// The plan of `resample`.
 pub fn forward(case: &Case) -> Result<Plan> {
-    let kernel = match (case.curved, case.wide) {
-        (true, _) => kernel_name!(@floats times "resample_curved_", "", case.times, case.values),
-        (false, true) => kernel_name!(@values times "resample_", "_wide", case.times, case.values),
-        (false, false) => kernel_name!(@values times "resample_", "", case.times, case.values),
+    let kernel = match (case.curved, case.values.is_floating(), case.wide) {
+        (true, ..) => kernel_name!(@floats "resample_curved_", "", case.values),
+        (_, true, true) => kernel_name!(@floats times "resample_", "_wide", case.times, case.values),
+        (_, true, false) => kernel_name!(@floats times "resample_", "", case.times, case.values),
+        (_, false, true) => kernel_name!(@values "resample_", "_wide", case.values),
+        (_, false, false) => kernel_name!(@values "resample_", "", case.values),
     };
     forward_with(case, kernel)
 }
 
 /// The plan of `resample_slope`, which works an element at a time.
 pub fn slope(case: &Case) -> Result<Plan> {
-    let kernel = kernel_name!(@floats times "resample_slope_", "", case.times, case.values);
+    let kernel = kernel_name!(@floats "resample_slope_", "", case.values);
     forward_with(&Case { wide: false, ..*case }, kernel)
 }
 
 /// The plan of `resample_tangent`, which works a unit at a time.
 pub fn tangent(case: &Case) -> Result<Plan> {
-    let kernel = kernel_name!(@floats times "resample_tangent_", "", case.times, case.values);
+    let kernel = kernel_name!(@floats "resample_tangent_", "", case.values);
     forward_with(&Case { wide: false, ..*case }, kernel)
 }
 
@@ -188,8 +190,8 @@ mod tests {
     #[test]
     fn curves_have_kernels_of_their_own() {
         let curved = Case { curved: true, wide: false, ..BAR };
-        assert_eq!(forward(&curved).unwrap().launch.kernel, "resample_curved_f64_bf16");
-        assert_eq!(tangent(&BAR).unwrap().launch.kernel, "resample_tangent_f64_bf16");
+        assert_eq!(forward(&curved).unwrap().launch.kernel, "resample_curved_bf16");
+        assert_eq!(tangent(&BAR).unwrap().launch.kernel, "resample_tangent_bf16");
         assert_eq!(backward(&curved, 32, false).unwrap().gather.kernel, "resample_backward_curved_bf16");
         assert_eq!(backward(&curved, 32, true).unwrap().gather.kernel, "resample_curvature_bf16");
     }

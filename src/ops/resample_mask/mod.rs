@@ -30,7 +30,7 @@ impl MaxGap {
         let found = match self {
             MaxGap::Ticks(ticks) if ticks < 0 => ticks.to_string(),
             MaxGap::Number(number) if number.is_nan() => "nan".to_owned(),
-            MaxGap::Number(number) if number < 0.0 => number.to_string(),
+            MaxGap::Number(number) if number < 0.0 => format!("{number:?}"),
             _ => return Ok(()),
         };
         Err(Error::Value(format!("{OP}: max_gap must be at least 0, got {found}")))
