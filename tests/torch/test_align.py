@@ -44,7 +44,7 @@ def align(folder: Path, *arguments: object) -> tuple[dict[str, torch.Tensor], di
     with safe_open(out / "aligned.safetensors", framework="pt") as file:
         meta = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}
-    plain = {"format", "time_unit", "outside"}
+    plain = {"format", "time_unit", "mode", "outside"}
     return tensors, {name: text if name in plain else json.loads(text) for name, text in meta.items()}
 
 
@@ -63,7 +63,7 @@ def interpolate(targets: np.ndarray, times: np.ndarray, values: np.ndarray) -> n
     return found
 
 
-def test_values_masks_and_metadata(tmp_path: Path) -> None:
+def test_values_valid_and_metadata(tmp_path: Path) -> None:
     one, two, data = two_rates(tmp_path)
     tensors, meta = align(tmp_path, one, two, "--rate", 100, "--dtype", "float64")
     targets = tensors["times"][0].numpy()
@@ -75,7 +75,7 @@ def test_values_masks_and_metadata(tmp_path: Path) -> None:
     held = np.clip(np.searchsorted(data["slow"], targets, side="right") - 1, 0, None)
     np.testing.assert_array_equal(values[:, 2], data["n"][held])  # integers are held, not blended
     inside = (targets >= data["slow"][0]) & (targets <= data["slow"][-1])
-    np.testing.assert_array_equal(tensors["mask"][0].numpy(), np.stack([np.ones_like(inside), inside, inside], axis=1))
+    np.testing.assert_array_equal(tensors["valid"][0].numpy(), np.stack([np.ones_like(inside), inside, inside], axis=1))
     assert tensors["lengths"].tolist() == [targets.size]
     assert meta["time_unit"] == "ns"
     assert meta["clock"]["start_ns"] == first
@@ -97,7 +97,7 @@ def test_parquet_holds_the_same_numbers(tmp_path: Path) -> None:
     np.testing.assert_array_equal(table["time_ns"].to_numpy(), tensors["times"][0].numpy())
     for index, name in enumerate(["imu.a", "odom.b", "odom.n"]):
         np.testing.assert_array_equal(table[name].to_numpy(), tensors["values"][0, :, index].numpy())
-        np.testing.assert_array_equal(table[f"inside:{name}"].to_numpy(), tensors["mask"][0, :, index].numpy())
+        np.testing.assert_array_equal(table[f"valid:{name}"].to_numpy(), tensors["valid"][0, :, index].numpy())
     assert json.loads(table.schema.metadata[b"clock"]) == meta["clock"]
 
 
@@ -130,7 +130,7 @@ def test_span_start_and_end(tmp_path: Path) -> None:
     tensors, _ = align(tmp_path, one, two, "--span", "intersection", "--rate", 50)
     assert tensors["times"][0, 0].item() == data["slow"][0]
     assert tensors["times"][0, -1].item() <= data["slow"][-1]
-    assert bool(tensors["mask"].all())
+    assert bool(tensors["valid"].all())
     tensors, _ = align(tmp_path, one, two, "--start", "0.25", "--end", "0.75", "--rate", 100)
     origin = int(data["fast"][0])
     assert tensors["times"][0, [0, -1]].tolist() == [origin + 250_000_000, origin + 750_000_000]
@@ -140,7 +140,7 @@ def test_modes_and_outside(tmp_path: Path) -> None:
     one, two, data = two_rates(tmp_path)
     tensors, meta = align(tmp_path, one, two, "--mode", "nearest", "--mode", "odom.n=linear", "--outside", "nan")
     assert [signal["mode"] for signal in meta["signals"]] == ["nearest", "nearest", "linear"]
-    outside = ~tensors["mask"][0, :, 1]
+    outside = ~tensors["valid"][0, :, 1]
     assert outside.any()
     assert tensors["values"][0, :, 1].isnan().equal(outside)
     targets = tensors["times"][0].numpy()
@@ -193,7 +193,7 @@ def test_a_jump_is_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         np.testing.assert_allclose(values[:, 1], interpolate(targets, odometry, np.arange(15.0) * 2))
         assert (tensors["times"][row, length:] == tensors["times"][row, length - 1]).all()
         assert not tensors["values"][row, length:].any()
-        assert not tensors["mask"][row, length:].any()
+        assert not tensors["valid"][row, length:].any()
     out = capsys.readouterr().out
     assert "clock of range: 1 backward jump: at row 6" in out
     assert "in 2 segments" in out
@@ -228,7 +228,7 @@ def test_a_signal_without_samples_in_a_segment_is_nan_and_named(
         assert [signal["name"] for signal in meta["signals"]] == ["r.r@key=5", "r.r@key=6"]
         assert tensors["values"][1, :, 0].tolist() == [3.0, 4.0, 5.0]
         assert tensors["values"][1, :, 1].isnan().all()
-        assert not tensors["mask"][1, :, 1].any()
+        assert not tensors["valid"][1, :, 1].any()
         assert "r.r@key=6: no sample in segment 1, filled with nan" in capsys.readouterr().out
     tensors, _ = align(tmp_path, path, *arguments, "--span", "intersection", "--signal", "r.r@key=6")
     assert tensors["lengths"].tolist() == [1, 3]
@@ -273,10 +273,11 @@ def test_linear_quaternions_are_remarked_on(tmp_path: Path, capsys: pytest.Captu
     pa.parquet.write_table(pa.table({"time_ns": T0 + NS * np.arange(20), "q": list(q)}), tmp_path / "a.parquet")
     align(tmp_path, tmp_path / "a.parquet")
     said = " ".join(capsys.readouterr().out.split())
-    assert "a.q: looks like unit quaternions" in said
-    assert "(1 times here); --mode a.q=nearest" in said
-    align(tmp_path, tmp_path / "a.parquet", "--mode", "nearest")
-    assert "unit quaternions" not in capsys.readouterr().out
+    assert "a.q: looks like unit quaternions, whose norm linear does not keep" in said
+    assert "(1 times here); --mode a.q=slerp" in said
+    for mode in ("nearest", "slerp"):
+        align(tmp_path, tmp_path / "a.parquet", "--mode", mode)
+        assert "unit quaternions" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -290,9 +291,20 @@ def test_linear_quaternions_are_remarked_on(tmp_path: Path, capsys: pytest.Captu
         (["{odom}", "--start", "x"], "--start must be a number of seconds, got x"),
         (["{odom}", "--start", "2", "--end", "1"], "--start must not be after --end, got 2 and 1"),
         (["{odom}", "--start", "900"], "the clock must have at least one target, got none"),
-        (["{odom}", "--mode", "cubic"], "with MODE one of linear, previous, next, nearest, got cubic"),
+        (
+            ["{odom}", "--mode", "cubic"],
+            "next, nearest, angle, slerp, pchip, or groups of them such as linear:3,slerp:4, got cubic in cubic",
+        ),
         (["{odom}", "--mode", "imu=linear"], "must name a chosen signal, one of odom.b, odom.n; got imu"),
         (["{odom}", "--outside", "extrapolate"], "must go with mode linear, got previous for odom.n"),
+        (["{odom}", "--mode", "slerp"], 'of odom.b must give slerp whole quaternions of 4 channels, got "slerp" for 1'),
+        (
+            ["{odom}", "--mode", "odom.b=linear:2"],
+            'must cover the 1 channels of values, got "linear:2", which covers 2',
+        ),
+        (["{odom}", "--max-gap", "-1"], "--max-gap must be at least 0 s, got -1"),
+        (["{odom}", "--max-gap", "odom.b=soon"], "--max-gap must be a number of seconds, got soon"),
+        (["{odom}", "--max-gap", "imu=1"], "must name a chosen signal, one of odom.b, odom.n; got imu"),
         (["{odom}", "--signal", "odom.bb"], "must name a signal of the log, got odom.bb; near names: odom.b"),
         (
             ["{odom}", "--signal", "odom", "--signal", "odom.b"],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,13 +14,16 @@ from rich.text import Text
 
 import robocache
 from robocache.align import demo
-from robocache.align.clock import UNITS, describe_jumps, find_jumps
+from robocache.align.clock import UNITS, describe_jumps, find_jumps, seconds_to_ns
+from robocache.align.gaps import choose_gaps
 from robocache.align.log import AlignError, Log, Signal, accumulate, select, topic_signals, wants
+from robocache.align.modes import choose_modes
 from robocache.align.output import write
 from robocache.align.readers import read_logs
 from robocache.align.readers.options import TableOptions
 from robocache.align.summary import console, contents, report
-from robocache.align.tensors import DTYPES, MODES, Aligned, align, choose_clock, choose_modes
+from robocache.align.tensors import DTYPES, Aligned, align, choose_clock
+from robocache.reference.modes import MODES
 
 MAX_DEFAULT_CHANNELS = 128  # more than a policy takes in, and more than a table on the terminal shows
 OUTSIDE = ("hold", "nan", "zero", "extrapolate")
@@ -43,7 +45,20 @@ signals
 clock
   A regular grid at --rate, or at the fastest chosen signal's median rate; or the stamps of --clock SIGNAL. It spans
   the union of the chosen signals, so no sample is left out; where a signal has no data yet, or no more, --outside
-  says what its channels get, and the mask in the files is false. --span intersection keeps to where all have data.
+  says what its channels get, and `valid` in the files is false. --span intersection keeps to where all have data.
+
+modes
+  linear, previous (hold), next, nearest, pchip (a smooth curve that does not overshoot), angle (radians, the short
+  way round, wrapped to [-pi, pi)), slerp (unit quaternions of four neighbouring channels), or groups from left to
+  right (linear:3,slerp:4). Quaternions are known by ROS message type (Quaternion), by PX4 field (q, q_d, q_offset,
+  delta_q_reset, the first four estimator_states.states) and, in tables, by columns such as qx, qy, qz, qw.
+  MODE alone goes for every channel, except that linear, angle and pchip leave known quaternions to slerp.
+  NAME=MODE is taken at its word for all channels of NAME, which may be a topic, a signal, a field or a channel; the
+  longest name decides. Nothing tells an angle from another number: ask for it (--mode /joint_states.position=angle).
+
+gaps
+  --max-gap 0.5 sets `valid` to false for targets between two samples more than 0.5 s apart (never on a sample);
+  values stay. --max-gap gps=3 says it for one signal or topic, inf lifts it.
 
 clock jumps
   A stamp earlier than the one recorded before it is a jump. "error" stops and names it. "split" cuts there: the k-th
@@ -53,14 +68,16 @@ clock jumps
   Nothing is sorted or dropped. Equal stamps are no jump; the later sample wins, and the table counts them.
 
 files
-  aligned.safetensors: values [segments, T, channels], times [segments, T] int64 ns, lengths [segments], mask
-  [segments, T, signals] (true within the signal's data); rows shorter than T are padded: value 0, last time, false.
-  So robocache.resample takes values, times and lengths as they are. aligned.parquet: a row per target, no padding.
-  The metadata of both names the clock, the signals with their slices of channels, and the segments.
+  aligned.safetensors: values [segments, T, channels], times [segments, T] int64 ns, lengths [segments], valid
+  [segments, T, signals] (true within the signal's data, gaps aside); rows shorter than T are padded: value 0, last
+  time, false. So robocache.resample takes values, times, lengths and the mode in the metadata as they are.
+  aligned.parquet: a row per target, no padding, a column valid:SIGNAL each. The metadata of both names the clock, the
+  signals with their slices of channels and their modes, and the segments.
 
 examples
   robocache align drive.mcap --signal /imu/data.linear_acceleration --signal /odom.pose.pose --rate 50
   robocache align flight.ulg --clock vehicle_attitude.q --signal vehicle_attitude.q --signal sensor_combined
+  robocache align arm.mcap --mode /joint_states.position=angle --max-gap 0.2 --max-gap /fix=2
   robocache align DR.txt TD.txt --columns TD=time,sender,receiver,range --split-by receiver --clock-jumps split"""
 
 
@@ -81,9 +98,11 @@ def parser() -> argparse.ArgumentParser:
     add("--span", choices=("union", "intersection"), default="union", help="what the clock spans (default: union)")
     add("--start", metavar="S", help="first target, seconds after the earliest sample")
     add("--end", metavar="S", help="last target, seconds after the earliest sample")
-    add("--mode", metavar="[NAME=]MODE", action="append", default=[], help=f"{', '.join(MODES)}; repeat for more "
-        "(default: linear for floats, previous for integers and booleans)")  # fmt: skip
+    add("--mode", metavar="[NAME=]MODE", action="append", default=[], help=f"{', '.join(MODES)}, or groups; repeat for "
+        "more (default: slerp for quaternions, linear for other floats, previous for the rest)")  # fmt: skip
     add("--outside", choices=OUTSIDE, default="hold", help="what targets outside a signal's data get (default: hold)")
+    add("--max-gap", metavar="[NAME=]S", action="append", default=[], help="targets between samples farther apart "
+        "than this many seconds are not valid; repeat for more (default: any gap is)")  # fmt: skip
     add("--clock-jumps", choices=("error", "split"), default="error", help="see below (default: error)")
     add("--dtype", choices=DTYPES, default="float32", help="of the values, computed in it too (default: float32)")
     add("--output", metavar="DIR", type=Path, default=Path("aligned"), help="folder to write to (default: aligned)")
@@ -121,7 +140,8 @@ def _run(args: argparse.Namespace) -> None:
     if not args.signals_list:
         _require_library()
     rate = _rate(args.rate)
-    start, end = _seconds("--start", args.start), _seconds("--end", args.end)
+    start = None if args.start is None else seconds_to_ns("--start", args.start)
+    end = None if args.end is None else seconds_to_ns("--end", args.end)
     if start is not None and end is not None and start > end:
         raise AlignError(f"--start must not be after --end, got {args.start} and {args.end}")
     out = console()
@@ -138,11 +158,13 @@ def _run(args: argparse.Namespace) -> None:
     if args.clock_jumps == "error":
         _refuse_jumps([*signals, clock.signal])
     modes = choose_modes(signals, args.mode, args.outside)
+    gaps = choose_gaps(signals, args.max_gap)
     with _progress() as progress:
         task = progress.add_task("aligning", total=None)
         aligned = align(
             signals,
             modes,
+            gaps,
             clock,
             span=args.span,
             start=start,
@@ -270,19 +292,6 @@ def _rate(text: str | None) -> Fraction | None:
     if not 0 < rate <= 1_000_000_000:
         raise AlignError(f"--rate must lie above 0 and up to 1e9 Hz (one target each nanosecond), got {text}")
     return rate
-
-
-def _seconds(option: str, text: str | None) -> int | None:
-    """Seconds to nanoseconds, in decimal."""
-    if text is None:
-        return None
-    try:
-        ns = int((Decimal(text) * 1_000_000_000).to_integral_value())
-    except (InvalidOperation, OverflowError, ValueError):
-        raise AlignError(f"{option} must be a number of seconds, got {text}") from None
-    if abs(ns) >= 2**62:
-        raise AlignError(f"{option} must lie within 146 years, got {text} s")
-    return ns
 
 
 def _progress() -> Progress:

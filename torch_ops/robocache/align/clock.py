@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 
 import numpy as np
@@ -57,6 +58,17 @@ def ticks_to_ns(values: Array, unit: str) -> Array:
         ns[tied] = round(Fraction(float(values[tied] - whole[tied])) * scale)
     stamps: Array = whole.astype(np.int64) * scale + ns.astype(np.int64)
     return stamps
+
+
+def seconds_to_ns(option: str, text: str) -> int:
+    """What an option gives in seconds, as nanoseconds; the digits are decimal, so 0.1 s is exact."""
+    try:
+        ns = int((Decimal(text) * 1_000_000_000).to_integral_value())
+    except (InvalidOperation, OverflowError, ValueError):
+        raise AlignError(f"{option} must be a number of seconds, got {text}") from None
+    if abs(ns) >= 2**62:
+        raise AlignError(f"{option} must lie within 146 years, got {text} s")
+    return ns
 
 
 def find_jumps(times: Array) -> list[Jump]:

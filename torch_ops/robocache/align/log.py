@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+Quaternions = dict[str, tuple[str, ...]]  # name -> the paths of its four columns, in recorded order
 Advance = Callable[[int, int | None], None]  # (done, of how many or None): called now and then while reading
 
 
@@ -34,6 +35,7 @@ class Topic:
     times: Array  # [N] int64, nanoseconds, in recorded order
     columns: dict[str, Column]
     source: str  # the file that it came from
+    quaternions: Quaternions = field(default_factory=dict)  # columns that are one rotation together
 
 
 @dataclass
@@ -61,6 +63,7 @@ class Signal:
     rows: Array | None
     values: Array  # [S, D], float64 unless every channel is of one other type
     held: tuple[bool, ...]  # per channel: integers and booleans are states, not to be blended
+    quaternions: dict[str, int]  # name -> first channel, of those that lie in the signal as neighbours
 
     @property
     def times(self) -> Array:
@@ -85,9 +88,17 @@ def parent(path: str) -> str:
     return stem + split + key
 
 
+def joined(topic: str, path: str) -> str:
+    """The full name of a path; an empty one is the topic itself."""
+    return f"{topic}.{path}" if path else topic
+
+
 def topic_signals(topic: Topic) -> list[str]:
-    """Names of the signals of a topic, in recorded order."""
-    return list(dict.fromkeys(f"{topic.name}.{parent(path)}" for path in topic.columns))
+    """Names of the signals of a topic, in recorded order; columns such as `qx` go by their quaternion, `q`."""
+    turned = {path: name for name, paths in topic.quaternions.items() for path in paths}
+    parents = {path: parent(path) for path in topic.columns}
+    named = (turned.get(path, path) if own == path else own for path, own in parents.items())
+    return list(dict.fromkeys(joined(topic.name, name) for name in named))
 
 
 def wants(topic: str, names: Iterable[str]) -> bool:
@@ -101,7 +112,8 @@ def select(log: Log, name: str) -> list[Signal]:
         if not wants(topic.name, [name]):
             continue
         wanted = name[len(topic.name) + 1 :]
-        paths = [path for path in topic.columns if not wanted or _lies_under(path, wanted)]
+        turned = {path for name, paths in topic.quaternions.items() if _lies_under(name, wanted) for path in paths}
+        paths = [path for path in topic.columns if not wanted or _lies_under(path, wanted) or path in turned]
         if not topic.times.size:
             raise AlignError(f"topic {topic.name} must have at least one sample, got none in {topic.source}")
         if paths:
@@ -134,6 +146,7 @@ def _signals(topic: Topic, name: str, paths: list[str]) -> Iterator[Signal]:
         else:
             label = f"{name}#{number}"
         columns = [topic.columns[path] for path in group]
+        starts = {name: group.index(paths[0]) for name, paths in topic.quaternions.items() if paths[0] in group}
         yield Signal(
             label,
             topic,
@@ -141,6 +154,11 @@ def _signals(topic: Topic, name: str, paths: list[str]) -> Iterator[Signal]:
             columns[0].rows,
             np.stack([column.values for column in columns], axis=1),
             tuple(column.values.dtype.kind in "iub" for column in columns),
+            {
+                joined(topic.name, quaternion): start
+                for quaternion, start in starts.items()
+                if tuple(group[start : start + 4]) == topic.quaternions[quaternion]
+            },
         )
 
 

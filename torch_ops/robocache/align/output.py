@@ -41,24 +41,24 @@ def replaced(path: Path, save: Callable[[Path], object]) -> Path:
 def padded(aligned: Aligned) -> dict[str, torch.Tensor]:
     """One row per segment, in the form that `robocache.resample` takes as values, source_times and source_lengths.
 
-    Past the length of a row, times repeat its last stamp (so they still ascend), values are 0 and mask is false.
+    Past the length of a row, times repeat its last stamp (so they still ascend), values are 0 and valid is false.
     """
     lengths = [piece.times.size for piece in aligned.pieces]
     longest = max(lengths)
     first = aligned.pieces[0]
     values = first.values.new_zeros(len(lengths), longest, first.values.shape[1])
     times = torch.empty(len(lengths), longest, dtype=torch.int64)
-    mask = torch.zeros(len(lengths), longest, first.mask.shape[1], dtype=torch.bool)
+    valid = torch.zeros(len(lengths), longest, first.valid.shape[1], dtype=torch.bool)
     for row, piece in enumerate(aligned.pieces):
         values[row, : lengths[row]] = piece.values
         times[row, : lengths[row]] = torch.from_numpy(piece.times)
         times[row, lengths[row] :] = int(piece.times[-1])
-        mask[row, : lengths[row]] = piece.mask
-    return {"values": values, "times": times, "lengths": torch.tensor(lengths), "mask": mask}
+        valid[row, : lengths[row]] = piece.valid
+    return {"values": values, "times": times, "lengths": torch.tensor(lengths), "valid": valid}
 
 
 def rows(aligned: Aligned, story: dict[str, str]) -> pa.Table:
-    """One row per target: segment, time_ns, every channel, and for each signal whether the target lies inside it."""
+    """One row per target: segment, time_ns, every channel, and for each signal whether its data answer for it."""
     columns = {
         "segment": pa.array(
             np.repeat(np.arange(len(aligned.pieces)), [p.times.size for p in aligned.pieces]), pa.int32()
@@ -66,11 +66,11 @@ def rows(aligned: Aligned, story: dict[str, str]) -> pa.Table:
         "time_ns": pa.array(np.concatenate([piece.times for piece in aligned.pieces])),
     }
     values = torch.cat([piece.values for piece in aligned.pieces]).numpy()
-    mask = torch.cat([piece.mask for piece in aligned.pieces]).numpy()
+    valid = torch.cat([piece.valid for piece in aligned.pieces]).numpy()
     for index, channel in enumerate(aligned.channels):
         columns[channel] = pa.array(np.ascontiguousarray(values[:, index]))
     for index, signal in enumerate(aligned.signals):
-        columns[f"inside:{signal.name}"] = pa.array(np.ascontiguousarray(mask[:, index]))
+        columns[f"valid:{signal.name}"] = pa.array(np.ascontiguousarray(valid[:, index]))
     return pa.table(columns).replace_schema_metadata(story)
 
 
@@ -90,10 +90,11 @@ def describe(aligned: Aligned) -> dict[str, str]:
             "slice": list(bounds),
             "channels": list(signal.channels),
             "mode": mode,
+            "max_gap_ns": gap,
             "samples": int(signal.times.size),
             "source": signal.topic.source,
         }
-        for signal, bounds, mode in zip(aligned.signals, aligned.slices, aligned.modes, strict=True)
+        for signal, bounds, mode, gap in zip(aligned.signals, aligned.slices, aligned.modes, aligned.gaps, strict=True)
     ]
     stretches = [
         {"start_ns": int(piece.times[0]), "end_ns": int(piece.times[-1]), "length": int(piece.times.size)}
@@ -102,6 +103,7 @@ def describe(aligned: Aligned) -> dict[str, str]:
     return {
         "format": "robocache.align",
         "time_unit": "ns",
+        "mode": aligned.mode,
         "outside": aligned.outside,
         "clock": json.dumps(clock),
         "signals": json.dumps(signals),

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from robocache.align.clock import NS, median_interval
 from robocache.align.log import Array
+from robocache.align.modes import per_channel
 from robocache.align.output import replaced
 from robocache.align.tensors import Aligned
 
@@ -93,24 +94,37 @@ def _draw_line(aligned: Aligned, line: Line, axis: Any, colour: str, window: tup
     """Draws one channel; returns the lowest and highest values that the window shows."""
     index, channel = line
     signal = aligned.signals[index]
-    held = aligned.modes[index] == "previous"
+    mode = per_channel(aligned.modes[index], len(signal.channels))[channel]
     rings: dict[str, Any] = {"markersize": 5.5, "markeredgewidth": 1.1, "mfc": "none"}
     marks = rings if window else {"markersize": 1.5, "alpha": 0.35}
     dots: dict[str, Any] = {"marker": ".", "markersize": 3.5} if window else {}
     raw_times, raw = (signal.times - aligned.origin) / NS, signal.values[:, channel].astype(np.float64)
+    if mode == "angle":
+        raw = (raw + np.pi) % (2 * np.pi) - np.pi  # as the aligned channel is
     keep = _inside(raw_times, window, spare=1.0)
     axis.plot(raw_times[keep], raw[keep], "o", color=colour, zorder=2, **marks)
     seen = [raw[_inside(raw_times, window)]]
     for piece in aligned.pieces:
         times = (piece.times - aligned.origin) / NS
         values = piece.values[:, aligned.slices[index][0] + channel].double().numpy()
+        gaps = (piece.inside & ~piece.valid)[:, index].numpy()
+        values = np.where(gaps, np.nan, values)  # what --max-gap says is not known is not drawn
         keep = _inside(times, window, spare=1.0)
-        drawn = "steps-post" if held else "default"
-        axis.plot(times[keep], values[keep], color=colour, linewidth=0.9, drawstyle=drawn, zorder=3, **dots)
+        drawn = "steps-post" if mode == "previous" else "default"
+        shown = (times[keep], values[keep])
+        if mode == "angle":
+            shown = _cut_at_turns(*shown)
+        axis.plot(*shown, color=colour, linewidth=0.9, drawstyle=drawn, zorder=3, **dots)
         seen.append(values[_inside(times, window)])
     visible = np.concatenate(seen)
     visible = visible[np.isfinite(visible)]
     return [float(visible.min()), float(visible.max())] if visible.size else []
+
+
+def _cut_at_turns(times: Array, angles: Array) -> tuple[Array, Array]:
+    """The same with a NaN wherever an angle wraps, so that no line crosses the panel from pi to -pi."""
+    turns = np.flatnonzero(np.abs(np.diff(angles)) > np.pi) + 1
+    return np.insert(times, turns, times[turns]), np.insert(angles, turns, np.nan)
 
 
 def _inside(times: Array, window: tuple[float, float] | None, spare: float = 0.0) -> Array:

@@ -14,10 +14,12 @@ from rich.text import Text
 
 from robocache.align.clock import NS, describe_jumps, find_jumps, intervals, median_interval
 from robocache.align.log import Array, Log, Signal, select, topic_signals
+from robocache.align.modes import default_mode
 from robocache.align.tensors import Aligned
 
 PLAIN_WIDTH = 160  # columns where the output is no terminal
-ONE_TABLE = 124  # columns that the whole summary takes with a signal name of 20 letters
+ONE_TABLE = 124  # columns that the whole summary takes with a signal name of 20 letters, all modes linear
+MODE_WIDTH = 24  # longer mode texts are folded
 
 Heading = tuple[str, Literal["left", "right"], bool]  # name, justification, whether its cells must stay on one line
 RIGHT: tuple[Literal["right"], bool] = ("right", True)
@@ -32,21 +34,28 @@ def console(stderr: bool = False) -> Console:
 
 def summary(aligned: Aligned, width: int) -> list[Table]:
     """What was found in each signal and what became of it: one table, or two where one would not fit the terminal."""
-    mask = np.concatenate([piece.mask.numpy() for piece in aligned.pieces])
+    inside = np.concatenate([piece.inside.numpy() for piece in aligned.pieces])
+    gaps = inside & ~np.concatenate([piece.valid.numpy() for piece in aligned.pieces])
+    longest = max(len(mode) for mode in aligned.modes)
+    limited = any(gap is not None for gap in aligned.gaps)
     numbers = ("samples", "rate\nHz", "interval\nms", "longest\ngap, s", "first\ns", "last\ns")
     found: list[Heading] = [(name, *RIGHT) for name in numbers]
-    became: list[Heading] = [("channels", *RIGHT), ("mode", *LEFT), ("outside", *RIGHT), ("clock", *LEFT)]
+    shares: list[Heading] = [("outside", *RIGHT), *([("in gaps", *RIGHT)] if limited else [])]
+    became: list[Heading] = [("channels", *RIGHT), ("mode", "left", longest <= MODE_WIDTH), *shares, ("clock", *LEFT)]
     rows = []
     for index, (signal, mode) in enumerate(zip(aligned.signals, aligned.modes, strict=True)):
-        share = _percent(float(np.mean(~mask[:, index])))
+        share = [_percent(float(np.mean(~inside[:, index])))]
+        share += [_percent(float(np.mean(gaps[:, index])))] if limited else []
         samples = (f"{signal.times.size:,}", *_rate(signal.times, aligned.origin))
-        rows.append((signal.name, samples, (str(len(signal.channels)), mode, share, _clock(signal))))
-    if width >= ONE_TABLE:
-        title = "signals (interval: 5th to 95th percentile; outside: share of targets outside the signal's data)"
+        rows.append((signal.name, samples, (str(len(signal.channels)), mode, *share, _clock(signal))))
+    extra = min(longest, MODE_WIDTH) - len("linear") + (len(" in gaps") if limited else 0)
+    what = "; in gaps: between samples farther apart than --max-gap" if limited else ""
+    if width >= ONE_TABLE + extra:
+        title = f"signals (interval: 5th to 95th percentile; outside: share of targets outside the signal's data{what})"
         return [_filled(title, [*found, *became], [(name, (*one, *other)) for name, one, other in rows])]
     return [
         _filled("samples (interval: 5th to 95th percentile)", found, [(name, one) for name, one, _ in rows]),
-        _filled("aligned (outside: share of targets)", became, [(name, other) for name, _, other in rows]),
+        _filled(f"aligned (outside: share of targets{what})", became, [(name, other) for name, _, other in rows]),
     ]
 
 
@@ -120,6 +129,7 @@ def contents(log: Log) -> Table:
     table.add_column("channels", overflow="fold")
     table.add_column("samples", justify="right")
     table.add_column("rate, Hz", justify="right")
+    table.add_column("mode", overflow="fold")
     for topic in log.topics.values():
         for name in topic_signals(topic) if topic.times.size else ():
             for signal in select(log, name):
@@ -127,5 +137,5 @@ def contents(log: Log) -> Table:
                 channels = [channel.removeprefix(name).lstrip(".") for channel in signal.channels]
                 shown = ", ".join(channels[:6]) + (f", … ({len(channels)})" if len(channels) > 6 else "")
                 rate = "-" if period is None else f"{NS / period:.2f}"
-                table.add_row(Text(signal.name), Text(shown), f"{signal.times.size:,}", rate)
+                table.add_row(Text(signal.name), Text(shown), f"{signal.times.size:,}", rate, default_mode(signal))
     return table

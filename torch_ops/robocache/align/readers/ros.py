@@ -12,7 +12,8 @@ import numpy as np
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 
-from robocache.align.log import Advance, AlignError, Column, Log, Topic, wants
+from robocache.align.log import Advance, AlignError, Column, Log, Quaternions, Topic, wants
+from robocache.align.readers.quaternions import COMPONENTS, PX4_FIELDS, array_quaternions
 
 MAX_ARRAY = 1024  # longer arrays are images and clouds, not channels
 REPORT_EVERY = 500  # messages between two reports of progress
@@ -68,6 +69,7 @@ class _Buffer:
         self.array_paths: list[str] = []
         self.name_paths: list[str] = []  # for each array: the list of strings beside it, or ""
         self.passed_over: list[str] = []
+        self.quaternions: Quaternions = {}
         self.scalars: list[tuple[Any, ...]] = []
         self.layouts: dict[Any, _Layout] = {}
         self.stamped = False
@@ -105,6 +107,9 @@ class _Buffer:
         # What the class already holds are the constants of the message type (STATUS_FIX), not what was sent.
         sent = [item.name for item in dataclasses.fields(message) if not hasattr(type(message), item.name)]
         fields = {name: getattr(message, name) for name in sent}
+        # geometry_msgs/Quaternion, and those of that name in other packages.
+        if getattr(message, "__msgtype__", "").endswith("/Quaternion") and set(sent) == COMPONENTS:
+            self.quaternions[prefix.rstrip(".")] = tuple(prefix + name for name in sent)
         beside = next((name for name in ("name", "joint_names") if isinstance(fields.get(name), list)), "")
         for name, value in fields.items():
             path = prefix + name
@@ -130,12 +135,13 @@ class _Buffer:
             notes.append(f"{name}: stamped by the time of logging, {reason}")
         if self.passed_over:
             notes.append(f"{name}: passed over {', '.join(self.passed_over)} (lists that are not plain numbers)")
-        columns = {}
+        columns: dict[str, Column] = {}
         for index, path in enumerate(self.scalar_paths):
             columns[path] = Column(np.array([row[index] for row in self.scalars]))
         for index, path in enumerate(self.array_paths):
             columns.update(self._array_columns(name, index, path, notes))
-        return Topic(name, times, columns, source)
+        arrays = array_quaternions(columns, PX4_FIELDS if self.kind.startswith("px4_msgs/") else ())
+        return Topic(name, times, columns, source, self.quaternions | arrays)
 
     def _array_columns(self, topic: str, index: int, path: str, notes: list[str]) -> dict[str, Column]:
         layouts = list(self.layouts.values())

@@ -14,6 +14,7 @@ import pyarrow.parquet
 from robocache.align.clock import UNITS, ticks_to_ns
 from robocache.align.log import AlignError, Array, Column, Log, Topic
 from robocache.align.readers.options import TableOptions
+from robocache.align.readers.quaternions import table_quaternions
 
 TIME_NAMES = ("time", "timestamp", "stamp", "t", "sec", "secs", "seconds")  # each also with _s, _ms, _us, _ns
 EMPTY = ["", "NA", "N/A", "null", "NULL", "None"]  # cells of a CSV that hold no sample; nan is a sample that is NaN
@@ -44,7 +45,9 @@ def read_table(log: Log, path: Path, options: TableOptions) -> None:
     if passed_over:
         log.notes.append(f"{path.stem}: passed over {', '.join(passed_over)} (not numbers, or lists of uneven length)")
     keys = [key for key in options.split_by if key in columns]
-    log.add(Topic(path.stem, times, _split(path, columns, keys) if keys else columns, str(path)))
+    if keys:
+        columns = _split(path, columns, keys)
+    log.add(Topic(path.stem, times, columns, str(path), table_quaternions(columns)))
 
 
 def _open(path: Path, names: list[str] | None) -> pa.Table:

@@ -10,6 +10,7 @@ import numpy as np
 from pyulog import ULog
 
 from robocache.align.log import AlignError, Column, Log, Topic
+from robocache.align.readers.quaternions import px4_quaternions
 
 
 def read_ulog(log: Log, path: Path, names: Sequence[str]) -> None:
@@ -30,7 +31,8 @@ def read_ulog(log: Log, path: Path, names: Sequence[str]) -> None:
             if not field.field_name.startswith(("timestamp", "_padding")) and field.type_str != "char"
         }
         times = data.data["timestamp"].astype(np.int64) * 1000
-        log.add(Topic(data.name if plain else f"{data.name}.{data.multi_id}", times, columns, str(path)))
+        name = data.name if plain else f"{data.name}.{data.multi_id}"
+        log.add(Topic(name, times, columns, str(path), px4_quaternions(name, columns)))
     if ulog.file_corruption:
         log.notes.append(f"{path}: damaged in places; pyulog passed over what it could not read")
     if ulog.dropouts:
