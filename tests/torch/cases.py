@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +17,9 @@ INTEGERS = [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torc
 UNSIGNED = [torch.uint16, torch.uint32, torch.uint64]
 DTYPES = FLOATS + INTEGERS + UNSIGNED
 TIMES = [torch.float32, torch.float64, torch.int64]
-MODES = ["linear", "previous", "next", "nearest"]
+COPIES = ["previous", "next", "nearest"]
+BLENDS = ["linear", "angle", "slerp", "pchip"]
+MODES = ["linear", *COPIES, "angle", "slerp", "pchip"]
 OUTSIDE = ["hold", "nan", "zero", "extrapolate"]
 LAYOUTS = ["contiguous", "expanded", "transposed", "sliced", "channels_last", "offset"]
 EPOCH = 1_700_000_000_000_000_000  # nanoseconds
@@ -50,6 +54,55 @@ def assert_same_bits(a: Tensor | None, b: Tensor | None, what: object = "") -> N
     assert a.dtype == b.dtype, f"{what}: {a.dtype} against {b.dtype}"
     a, b = (x.detach().cpu().contiguous().view(torch.uint8).view(-1, x.element_size()) for x in (a, b))
     raise AssertionError(f"{what}: {int((a != b).any(1).sum())} of {len(a)} elements differ")
+
+
+def channel_modes(mode: str, channels: int) -> list[str]:
+    """The mode of each channel."""
+    modes: list[str] = []
+    for group in mode.split(",") if ":" in mode else [mode + ":*"]:
+        name, width = group.split(":")
+        modes += [name] * (channels - len(modes) if width == "*" else int(width))
+    return modes
+
+
+def mode_text(modes: list[str]) -> str:
+    """The groups that give each channel its mode."""
+    return ",".join(f"{name}:{len(list(run))}" for name, run in itertools.groupby(modes))
+
+
+def assert_agrees(
+    found: Tensor,
+    expected: Tensor,
+    modes: list[str],
+    values: Tensor | list[Tensor],
+    what: object,
+    emulated: bool = False,
+) -> None:
+    """Fails unless channels, the trailing axes, agree by bits, and those of slerp and pchip to rounding.
+
+    ``modes`` has one for each channel. ``emulated``: one side makes its f64 fused multiply-adds of several operations,
+    which may round twice among denormals.
+    """
+    assert found.shape == expected.shape and found.dtype == expected.dtype, what
+    if not found.dtype.is_floating_point:
+        return assert_same_bits(found, expected, what)
+    wide = found.dtype == torch.float64
+    finite = [x[x.isfinite()].abs().double() for x in (values if isinstance(values, list) else [values])]
+    scale = max((float(x.max()) for x in finite if x.numel() > 0), default=1.0)
+    narrow = torch.finfo(found.dtype).eps
+    bent = 16 * torch.finfo(torch.float64 if wide else torch.float32).eps * scale
+    allowed = {"slerp": (narrow, 4e-15), "pchip": (narrow, bent)}
+    if emulated and wide:
+        allowed |= {"linear": (1e-15, 1e-307), "angle": (1e-15, 1e-307)}
+    for mode in set(modes):
+        channels = torch.tensor([channel for channel, each in enumerate(modes) if each == mode])
+        a, b = (x.detach().cpu().reshape(x.numel() // len(modes), len(modes))[:, channels] for x in (found, expected))
+        if mode not in allowed:
+            assert_same_bits(a, b, f"{mode}: {what}")
+            continue
+        relative, absolute = allowed[mode]
+        close = torch.isclose(a.double(), b.double(), rtol=relative, atol=absolute, equal_nan=True)
+        assert bool(close.all()), f"{mode}: {a[~close]} against {b[~close]}: {what}"
 
 
 def lay_out(tensor: Tensor, layout: str) -> Tensor:
@@ -94,6 +147,19 @@ class Case:
         lengths = None if self.source_lengths is None else self.source_lengths.to(device)
         return placed, {"mode": self.mode, "outside": self.outside, "source_lengths": lengths}
 
+    def is_batched(self) -> bool:
+        """True where the first axis of the values is the batch."""
+        shared = self.source_times.dim() == 1 and self.target_times.dim() == 1
+        return not shared or (self.values.dim() > 2 and self.values.shape[1] == self.source_times.shape[0])
+
+    def modes(self) -> list[str]:
+        """The mode of each channel."""
+        return channel_modes(self.mode, math.prod(self.values.shape[2 if self.is_batched() else 1 :]))
+
+    def agrees(self, found: Tensor, expected: Tensor, emulated: bool = False) -> None:
+        """Fails as :func:`assert_agrees` does."""
+        assert_agrees(found, expected, self.modes(), self.values, self, emulated)
+
     def __str__(self) -> str:
         lengths = None if self.source_lengths is None else self.source_lengths.tolist()
         shapes = [list(tensor.shape) for tensor in (self.values, self.source_times, self.target_times)]
@@ -114,6 +180,33 @@ def random_values(rng: np.random.Generator, shape: list[int], dtype: torch.dtype
         odd = np.array([0.0, -0.0, tiny / 4, -tiny / 8, np.inf, -np.inf, np.nan, huge, -huge, 1.0])
         values = np.where(rng.random(shape) < 0.2, rng.choice(odd, shape), values)
     return torch.from_numpy(np.asarray(values)).to(dtype)
+
+
+def tame(rng: np.random.Generator, values: Tensor, samples: int, modes: list[str]) -> Tensor:
+    """The values without what slerp and pchip have no definition for, and with quaternions of every kind.
+
+    ``modes`` has one for each channel: the axes after the samples, `[..., S, D...]`.
+    """
+    curved = torch.tensor([mode in ("slerp", "pchip") for mode in modes], dtype=torch.bool)
+    if not bool(curved.any()) or values.numel() == 0:
+        return values
+    flat = values.reshape(values.numel() // (samples * len(modes)), samples, len(modes)).clone()
+    wild = flat.isinf() | (flat.abs() > 1e4) | ((flat.abs() < 1e-30) & (flat != 0))
+    flat = torch.where(wild & curved, torch.ones_like(flat), flat)
+    turned = [channel for channel, mode in enumerate(modes) if mode == "slerp"]
+    for first in range(0, len(turned), 4):
+        quaternion = flat[..., turned[first : first + 4]].double()
+        kind = float(rng.random())
+        if kind < 0.4:
+            quaternion = quaternion / quaternion.norm(dim=-1, keepdim=True)
+        elif kind < 0.6:  # a slow turn, as a robot's log has it
+            start = quaternion[..., :1, :]
+            quaternion = start + 10.0 ** -float(rng.integers(1, 9)) * quaternion
+        signs = torch.from_numpy(rng.choice([1.0, -1.0], quaternion.shape[:-1])).unsqueeze(-1)
+        if kind > 0.8:  # equal and opposite neighbours
+            quaternion = quaternion[..., :1, :].expand_as(quaternion)
+        flat[..., turned[first : first + 4]] = (quaternion * signs).to(flat.dtype)
+    return flat.reshape(values.shape)
 
 
 def random_times(rng: np.random.Generator, rows: int, samples: int, dtype: torch.dtype) -> Tensor:
@@ -155,11 +248,16 @@ def random_targets(rng: np.random.Generator, source: Tensor, rows: int, count: i
 
 def random_mode(rng: np.random.Generator, channels: int, names: list[str]) -> str:
     """One mode, or groups that cover the channels."""
+
+    def fitting(width: int) -> str:
+        return str(rng.choice([name for name in names if name != "slerp" or width % 4 == 0]))
+
     if channels < 2 or rng.random() < 0.5:
-        return str(rng.choice(names))
-    cuts = sorted({int(cut) for cut in rng.integers(1, channels, int(rng.integers(1, 4)))})
+        return fitting(channels)
+    unit = 4 if channels > 4 and rng.random() < 0.5 else 1
+    cuts = sorted({int(cut) * unit for cut in rng.integers(1, -(-channels // unit), int(rng.integers(1, 4)))})
     widths = np.diff([0, *cuts, channels]).tolist()
-    groups = [f"{rng.choice(names)}:{width}" for width in widths]
+    groups = [f"{fitting(width)}:{width}" for width in widths]
     if rng.random() < 0.5:
         groups[-1] = groups[-1].split(":")[0] + ":*"
     return ",".join(groups)
@@ -173,7 +271,7 @@ def random_case(rng: np.random.Generator, dtypes: list[torch.dtype] | None = Non
     dtypes = dtypes or DTYPES
     dtype = dtypes[int(rng.integers(0, len(dtypes)))]
     time_dtype = TIMES[int(rng.integers(0, 3))]
-    names = MODES if dtype.is_floating_point else MODES[1:]
+    names = MODES if dtype.is_floating_point else COPIES
     shared_source, shared_target = bool(rng.random() < 0.2), bool(rng.random() < 0.2)
     unbatched = bool(rng.random() < 0.15)
     if shared_source and shared_target and not unbatched and not trailing:
@@ -181,9 +279,9 @@ def random_case(rng: np.random.Generator, dtypes: list[torch.dtype] | None = Non
     rows = 1 if unbatched else batch
     source = random_times(rng, 1 if shared_source or unbatched else max(rows, 1), samples, time_dtype)
     target = random_targets(rng, source, 1 if shared_target or unbatched else max(rows, 1), targets)
-    mode = random_mode(rng, int(np.prod(trailing)), names)
+    mode = random_mode(rng, math.prod(trailing), names)
     rules = [rule for rule in OUTSIDE if rule != "nan" or dtype.is_floating_point]
-    if any(name in mode for name in MODES[1:]):
+    if any(name in mode for name in MODES if name != "linear"):
         rules.remove("extrapolate")
     lengths = None
     if rng.random() < 0.3:
@@ -191,7 +289,10 @@ def random_case(rng: np.random.Generator, dtypes: list[torch.dtype] | None = Non
     if unbatched and len(trailing) >= 2:
         trailing = [trailing[0] + samples, *trailing[1:]]  # its second axis must not pass for the samples
         mode = mode if ":" not in mode else mode.split(":")[0]
+        if mode == "slerp" and math.prod(trailing) % 4:
+            mode = "linear"
     values = random_values(rng, ([samples] if unbatched else [rows, samples]) + trailing, dtype, special)
+    values = tame(rng, values, samples, channel_modes(mode, math.prod(trailing)))
     return Case(
         values,
         source[0] if shared_source or unbatched else source[:rows],

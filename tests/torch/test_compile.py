@@ -11,6 +11,7 @@ import torch
 from cases import assert_same_bits
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.fx.experimental.proxy_tensor import make_fx
 
 SHAPES = [(2, 9, 5, 3), (4, 17, 11, 6), (3, 40, 7, 2), (5, 8, 21, 9)]  # B, S, T, D
 SAME_CHANNELS = [(rows, samples, targets, 4) for rows, samples, targets, _ in SHAPES]
@@ -19,6 +20,9 @@ CALLS = [
     {"mode": "linear", "outside": "extrapolate"},
     {"mode": "previous", "outside": "nan"},
     {"mode": "linear:1,next:1,linear:*", "outside": "zero"},
+    {"mode": "angle"},
+    {"mode": "pchip", "outside": "zero"},
+    {"mode": "slerp:4", "outside": "nan"},
 ]
 
 
@@ -154,3 +158,64 @@ def test_vmap(device: torch.device) -> None:
     """torch.func.vmap falls back to a loop over the batch, which gives the same bits."""
     values, source, target = inputs(SHAPES[0], device)
     assert_same_bits(torch.vmap(robocache.resample)(values, source, target), robocache.resample(values, source, target))
+
+
+def streams(shape: tuple[int, int, int, int], device: torch.device) -> list[Tensor]:
+    """Values and times of three streams, then the targets."""
+    rows, samples, targets, _ = shape
+    counts, widths = (samples, samples + 3, 2 * samples), (3, 4, 2)
+    values = [torch.randn(rows, count, width, device=device) for count, width in zip(counts, widths, strict=True)]
+    times = [torch.rand(rows, count, device=device).cumsum(1) for count in counts]
+    return [*values, *times, torch.rand(rows, targets, device=device) * samples / 2]
+
+
+def fused(a: Tensor, b: Tensor, c: Tensor, ta: Tensor, tb: Tensor, tc: Tensor, target: Tensor) -> Tensor:
+    return robocache.fuse([a, b, c], [ta, tb, tc], target, mode="linear:3,slerp:4,pchip:1,linear:*").relu()
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_fuse_in_one_graph_for_every_shape(device: torch.device, backend: str) -> None:
+    counter = CompileCounterWithBackend(backend)
+    compiled = torch.compile(fused, fullgraph=True, dynamic=True, backend=counter)
+    for shape in SHAPES:
+        tensors = streams(shape, device)
+        for a, b in zip(answers(compiled, tensors), answers(fused, tensors), strict=True):
+            assert_same_bits(a, b, shape)
+    assert counter.frame_count == 1
+    operators = [str(node.target) for graph in counter.graphs for node in graph.graph.nodes]
+    assert sum("robocache.fuse" in each for each in operators) == 1
+
+
+@pytest.mark.parametrize("gap", [None, 0.5, 3])
+def test_mask_in_one_graph_for_every_shape(device: torch.device, gap: float | int | None) -> None:
+    counter = CompileCounterWithBackend("aot_eager")
+
+    def step(values: Tensor, source_times: Tensor, target_times: Tensor) -> Tensor:
+        mask = robocache.resample_mask(source_times, target_times, max_gap=gap)
+        return robocache.resample(values, source_times, target_times) * mask.unsqueeze(-1)
+
+    compiled = torch.compile(step, fullgraph=True, dynamic=True, backend=counter)
+    frames = []
+    for shape in SAME_CHANNELS:
+        tensors = inputs(shape, device)
+        assert_same_bits(compiled(*tensors), step(*tensors), shape)
+        frames.append(counter.frame_count)
+    assert frames[0] == frames[-1]  # the first is 2 for a float: dynamo starts anew once it is known to be constant
+
+
+@pytest.mark.parametrize(("mode", "operator"), [("slerp", "resample_curvature"), ("pchip", "resample_curvature")])
+def test_second_derivatives_are_traced_as_operators(device: torch.device, mode: str, operator: str) -> None:
+    def step(values: Tensor, source_times: Tensor, target_times: Tensor) -> Tensor:
+        result = robocache.resample(values, source_times, target_times, mode=mode)
+        (first,) = torch.autograd.grad(result.square().sum(), values, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), values)
+        return second
+
+    values, source, target = inputs(SAME_CHANNELS[0], device)
+    values.requires_grad_()
+    graph = make_fx(step, tracing_mode="symbolic")(values, source, target)
+    assert f"robocache.{operator}" in graph.code
+    for shape in SAME_CHANNELS:
+        values, source, target = inputs(shape, device)
+        values.requires_grad_()
+        assert_same_bits(graph(values, source, target).detach(), step(values, source, target))

@@ -60,6 +60,103 @@ def test_graph_capture_and_replay(dtype: torch.dtype, ordered: bool) -> None:
             assert_same_bits(a, b)
 
 
+STREAMS = ((50, 24), (120, 7), (9, 3))  # samples and channels of three streams
+FUSED = "linear:24,linear:3,slerp:4,pchip:2,angle:1"
+
+
+def fuse_inputs() -> list[Tensor]:
+    """Values, then times, of three streams, and the targets."""
+    values = [torch.randn(4, samples, width, device="cuda") for samples, width in STREAMS]
+    times = [torch.rand(4, samples, device="cuda").cumsum(1) for samples, _ in STREAMS]
+    return [*values, *times, torch.rand(4, 90, device="cuda") * 30 - 1]
+
+
+def fuse_forward_and_backward(leaves: list[Tensor], grad: Tensor) -> list[Tensor]:
+    result = robocache.fuse(leaves[:3], leaves[3:6], leaves[6], mode=FUSED)
+    return [result, *torch.autograd.grad(result, leaves, grad)]
+
+
+@gpu
+def test_graph_capture_and_replay_of_fuse() -> None:
+    leaves = [x.requires_grad_() for x in fuse_inputs()]
+    grad = torch.randn(4, 90, 34, device="cuda")
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        fuse_forward_and_backward(leaves, grad)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = fuse_forward_and_backward(leaves, grad)
+    for _ in range(3):
+        fresh = fuse_inputs()
+        with torch.no_grad():
+            for leaf, new in zip(leaves, fresh, strict=True):
+                leaf.copy_(new)
+            grad.copy_(torch.randn(4, 90, 34, device="cuda"))
+        graph.replay()
+        expected = fuse_forward_and_backward([x.clone().requires_grad_() for x in fresh], grad.clone())
+        for a, b in zip(captured, expected, strict=True):
+            assert_same_bits(a, b)
+
+
+@gpu
+@pytest.mark.parametrize("mode", ["angle", "slerp", "pchip"])
+def test_graph_capture_and_replay_of_second_derivatives(mode: str) -> None:
+    def second(values: Tensor, source: Tensor, target: Tensor) -> list[Tensor]:
+        result = robocache.resample(values, source, target, mode=mode)
+        (first,) = torch.autograd.grad(result.square().sum(), values, create_graph=True)
+        return [result, first, *torch.autograd.grad(first.square().sum(), values)]
+
+    values, source, target = inputs("cuda")
+    values.requires_grad_()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        second(values, source, target)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = second(values, source, target)
+    with torch.no_grad():
+        values.copy_(torch.randn_like(values))
+    graph.replay()
+    for a, b in zip(captured, second(values.detach().clone().requires_grad_(), source, target), strict=True):
+        assert_same_bits(a, b)
+
+
+@gpu
+def test_graph_capture_and_replay_of_a_mask() -> None:
+    _, source, target = inputs("cuda")
+    lengths = torch.full((4,), 50, device="cuda")
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        mask = robocache.resample_mask(source, target, max_gap=0.5, source_lengths=lengths)
+    for length in (50, 20, 1):
+        lengths.fill_(length)
+        source.copy_(torch.rand(4, 50, device="cuda").cumsum(1))
+        graph.replay()
+        assert torch.equal(mask, robocache.resample_mask(source, target, max_gap=0.5, source_lengths=lengths))
+
+
+@gpu
+@pytest.mark.parametrize(("streams", "launches"), [(1, 1), (3, 1), (16, 1), (17, 2), (40, 3)])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_fuse_launches_once_for_16_streams(streams: int, launches: int, dtype: torch.dtype) -> None:
+    values = [torch.randn(8, 20 + each, 4 + 4 * (each % 3), device="cuda").to(dtype) for each in range(streams)]
+    times = [torch.rand(8, x.shape[1], device="cuda").cumsum(1) for x in values]
+    target = torch.rand(8, 100, device="cuda") * 20
+    for mode in ("linear", "slerp", "angle", "pchip", "previous"):
+        robocache.fuse(values, times, target, mode=mode)
+        torch.cuda.synchronize()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            robocache.fuse(values, times, target, mode=mode)
+            torch.cuda.synchronize()
+        kernels = [each.name for each in profile.events() if each.device_type == torch.autograd.DeviceType.CUDA]
+        assert len(kernels) == launches, (mode, kernels)
+
+
 @gpu
 def test_graph_capture_of_a_first_call() -> None:
     # No warm-up call of this type: loading a kernel must not break a capture.
@@ -131,11 +228,16 @@ def test_never_waits_for_the_device(ordered: bool, waiting_is_an_error: None) ->
     leaves = [x.requires_grad_() for x in inputs("cuda", ordered=ordered)]
     lengths = torch.full((4,), 40, device="cuda")
     grad = torch.randn(4, 90, 24, device="cuda")
+    streams, mixed = [x.requires_grad_() for x in fuse_inputs()], torch.randn(4, 90, 34, device="cuda")
     torch.autograd.grad(robocache.resample(*leaves, source_lengths=lengths), leaves, grad)
+    fuse_forward_and_backward(streams, mixed)
     done = torch.cuda.Event()
     torch.cuda._sleep(1_000_000_000)
     result = robocache.resample(*leaves, source_lengths=lengths)
     torch.autograd.grad(result, leaves, grad)
+    robocache.resample_mask(*leaves[1:], max_gap=1.0, source_lengths=lengths)
+    fuse_forward_and_backward(streams, mixed)
+    robocache.fuse(streams[:3], streams[3:6], streams[6], source_lengths=lengths.unsqueeze(1).expand(4, 3).clamp(max=9))
     done.record()
     assert not done.query(), "the call came back only after the device had finished"
 
@@ -150,8 +252,16 @@ def test_wrong_contents_stay_within_bounds() -> None:
     for lengths in (None, torch.tensor([0, -5, 51, 2**62], device="cuda")):
         result = robocache.resample(*leaves, source_lengths=lengths)
         result.backward(torch.ones_like(result))
+        for mode in ("slerp", "pchip", "angle"):
+            curve = robocache.resample(leaves[0], source, target, mode=mode, source_lengths=lengths)
+            (first,) = torch.autograd.grad(curve.sum(), leaves[0], create_graph=True)
+            if first.requires_grad:
+                first.sum().backward()
+        robocache.resample_mask(source, target, max_gap=1.0, source_lengths=lengths)
+        columns = None if lengths is None else torch.stack([lengths, lengths.flip(0)], dim=1)
+        both = robocache.fuse([values, values], [source, source], target, source_lengths=columns)
         torch.cuda.synchronize()
-        assert result.shape == (4, 90, 24)
+        assert result.shape == (4, 90, 24) and both.shape == (4, 90, 48)
 
 
 @gpu
@@ -160,6 +270,11 @@ def test_lengths_are_clamped() -> None:
     wild, tame = torch.tensor([0, -5, 51, 2**62], device="cuda"), torch.tensor([1, 1, 50, 50], device="cuda")
     results = [robocache.resample(values, source, target, source_lengths=x) for x in (wild, tame)]
     assert_same_bits(*results)
+    masks = [robocache.resample_mask(source, target, source_lengths=x) for x in (wild, tame)]
+    assert torch.equal(*masks)
+    fused = [robocache.fuse([values], [source], target, source_lengths=x.unsqueeze(1)) for x in (wild, tame)]
+    assert_same_bits(fused[0], results[0])
+    assert_same_bits(*fused)
 
 
 @gpu

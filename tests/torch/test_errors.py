@@ -1,12 +1,13 @@
 """Wrong inputs are refused with the same text in eager, Meta, fake tensors, TorchScript, torch.compile and reference.
 
-The table `tests/cases/resample_errors.json` is the Rust tests' too.
+The tables `tests/cases/*_errors.json` are those of the Rust and C++ tests too.
 """
 
 from __future__ import annotations
 
 import builtins
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +17,39 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-TABLE = json.loads((Path(__file__).parents[1] / "cases" / "resample_errors.json").read_text())
-EVERY = [pytest.param(case, id=case["name"]) for case in TABLE]
-BY_TYPE_AND_SHAPE = [pytest.param(case, id=case["name"]) for case in TABLE if not case.get("cpu_only")]
+CASES = Path(__file__).parents[1] / "cases"
+LEAST = {"resample": 80, "fuse": 30, "resample_mask": 15}
+TABLES = {op: json.loads((CASES / f"{op}_errors.json").read_text()) for op in LEAST}
+EVERY = [pytest.param(op, case, id=f"{op}-{case['name']}") for op, table in TABLES.items() for case in table]
+BY_TYPE_AND_SHAPE = [each for each in EVERY if not each.values[1].get("cpu_only")]
+TENSORS = ("values", "source_times", "target_times")
 
 
-def tensor(spec: dict[str, Any], device: str) -> Tensor:
-    """Ones, or times that ascend along the last axis, or the data of the table."""
+def argument(spec: Any, device: str) -> Any:
+    """A tensor of ones or of the data of the table, a list of tensors, or what is no tensor as it is."""
+    if isinstance(spec, list):
+        return [argument(each, device) for each in spec]
+    if not isinstance(spec, dict):
+        return spec
     shape, dtype = spec["shape"], getattr(torch, spec["dtype"])
     data = torch.tensor(spec["data"], dtype=dtype).view(shape) if "data" in spec else torch.ones(shape).to(dtype)
     return data.to(spec.get("device", device))
 
 
-def arguments(case: dict[str, Any], device: str) -> tuple[list[Tensor], dict[str, Any]]:
-    tensors = [tensor(case[name], device) for name in ("values", "source_times", "target_times")]
-    lengths = case.get("source_lengths")
-    lengths = None if lengths is None else tensor(lengths, device)
-    return tensors, {"mode": case["mode"], "outside": case["outside"], "source_lengths": lengths}
+def arguments(op: str, case: dict[str, Any], device: str) -> tuple[list[Any], dict[str, Any]]:
+    """The positional arguments and all optional ones."""
+    optional = ["max_gap"] if op == "resample_mask" else ["mode", "outside"]
+    options = {name: argument(case.get(name), device) for name in [*optional, "source_lengths"]}
+    return [argument(case[name], device) for name in TENSORS if name in case], options
 
 
-def refused(case: dict[str, Any], call: Any, device: str = "cpu") -> None:
-    tensors, options = arguments(case, device)
+def flat(arguments: list[Any]) -> Iterator[Tensor]:
+    for each in arguments:
+        yield from each if isinstance(each, list) else [each]
+
+
+def refused(op: str, case: dict[str, Any], call: Any, device: str = "cpu") -> None:
+    tensors, options = arguments(op, case, device)
     kind: type[Exception] = getattr(builtins, case["kind"])
     with pytest.raises(kind) as caught:
         call(*tensors, **options)
@@ -44,64 +57,66 @@ def refused(case: dict[str, Any], call: Any, device: str = "cpu") -> None:
     assert str(caught.value).splitlines()[0] == case["text"].replace("on cpu", f"on {device}")
 
 
-def test_the_table_names_every_case_once() -> None:
-    assert len({case["name"] for case in TABLE}) == len(TABLE) > 80
-    for case in TABLE:
-        assert case["text"].startswith("resample: "), case["name"]
-        assert case["text"][10].islower() and not case["text"].endswith("."), case["name"]
+@pytest.mark.parametrize("op", LEAST)
+def test_the_table_names_every_case_once(op: str) -> None:
+    table = TABLES[op]
+    assert len({case["name"] for case in table}) == len(table) > LEAST[op]
+    for case in table:
+        assert case["text"].startswith(f"{op}: "), case["name"]
+        assert case["text"][len(op) + 2].islower() and not case["text"].endswith("."), case["name"]
 
 
-@pytest.mark.parametrize("case", EVERY)
-def test_eager(case: dict[str, Any]) -> None:
-    refused(case, torch.ops.robocache.resample)
+@pytest.mark.parametrize(("op", "case"), EVERY)
+def test_eager(op: str, case: dict[str, Any]) -> None:
+    refused(op, case, getattr(torch.ops.robocache, op))
 
 
-@pytest.mark.parametrize("case", EVERY)
-def test_python_function(case: dict[str, Any]) -> None:
-    refused(case, robocache.resample)
+@pytest.mark.parametrize(("op", "case"), EVERY)
+def test_python_function(op: str, case: dict[str, Any]) -> None:
+    refused(op, case, getattr(robocache, op))
 
 
-@pytest.mark.parametrize("case", EVERY)
-def test_with_gradients(case: dict[str, Any]) -> None:
-    tensors, options = arguments(case, "cpu")
-    for each in tensors:
+@pytest.mark.parametrize(("op", "case"), EVERY)
+def test_with_gradients(op: str, case: dict[str, Any]) -> None:
+    tensors, options = arguments(op, case, "cpu")
+    for each in flat(tensors):
         if each.dtype.is_floating_point:
             each.requires_grad_()
     with pytest.raises(getattr(builtins, case["kind"])) as caught:
-        torch.ops.robocache.resample(*tensors, **options)
+        getattr(torch.ops.robocache, op)(*tensors, **options)
     assert case["text"] in str(caught.value)
 
 
-@pytest.mark.parametrize("case", EVERY)
-def test_reference(case: dict[str, Any]) -> None:
-    refused(case, robocache.reference.resample)
+@pytest.mark.parametrize(("op", "case"), EVERY)
+def test_reference(op: str, case: dict[str, Any]) -> None:
+    refused(op, case, getattr(robocache.reference, op))
 
 
-@pytest.mark.parametrize("case", BY_TYPE_AND_SHAPE)
-def test_meta(case: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("op", "case"), BY_TYPE_AND_SHAPE)
+def test_meta(op: str, case: dict[str, Any]) -> None:
     if "device" in json.dumps(case):
         pytest.skip("all tensors of a Meta call are on meta")
-    refused(case, torch.ops.robocache.resample, "meta")
+    refused(op, case, getattr(torch.ops.robocache, op), "meta")
 
 
-@pytest.mark.parametrize("case", BY_TYPE_AND_SHAPE)
-def test_fake_tensors(case: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("op", "case"), BY_TYPE_AND_SHAPE)
+def test_fake_tensors(op: str, case: dict[str, Any]) -> None:
     if "device" in json.dumps(case):
         pytest.skip("fake tensors refuse mixed devices themselves")
     with FakeTensorMode():
-        refused(case, torch.ops.robocache.resample)
+        refused(op, case, getattr(torch.ops.robocache, op))
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("case", BY_TYPE_AND_SHAPE)
-def test_cuda(case: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("op", "case"), BY_TYPE_AND_SHAPE)
+def test_cuda(op: str, case: dict[str, Any]) -> None:
     if "device" in json.dumps(case):
         pytest.skip("the text names the device with its index: see test_cuda.py")
-    refused(case, torch.ops.robocache.resample, "cuda")
+    refused(op, case, getattr(torch.ops.robocache, op), "cuda")
 
 
 @torch.jit.script
-def scripted(
+def resample(
     values: Tensor, source_times: Tensor, target_times: Tensor, mode: str, outside: str, source_lengths: Tensor | None
 ) -> Tensor:
     return torch.ops.robocache.resample(
@@ -109,23 +124,47 @@ def scripted(
     )
 
 
-@pytest.mark.parametrize("case", EVERY)
-def test_torchscript(case: dict[str, Any]) -> None:
-    tensors, options = arguments(case, "cpu")
+@torch.jit.script
+def fuse(
+    values: list[Tensor],
+    source_times: list[Tensor],
+    target_times: Tensor,
+    mode: str,
+    outside: str,
+    source_lengths: Tensor | None,
+) -> Tensor:
+    return torch.ops.robocache.fuse(
+        values, source_times, target_times, mode=mode, outside=outside, source_lengths=source_lengths
+    )
+
+
+@torch.jit.script
+def resample_mask(
+    source_times: Tensor, target_times: Tensor, max_gap: int | float | complex | None, source_lengths: Tensor | None
+) -> Tensor:
+    return torch.ops.robocache.resample_mask(source_times, target_times, max_gap=max_gap, source_lengths=source_lengths)
+
+
+SCRIPTED = {"resample": resample, "fuse": fuse, "resample_mask": resample_mask}
+
+
+@pytest.mark.parametrize(("op", "case"), EVERY)
+def test_torchscript(op: str, case: dict[str, Any]) -> None:
+    tensors, options = arguments(op, case, "cpu")
     with pytest.raises((RuntimeError, ValueError, TypeError)) as caught:
-        scripted(*tensors, options["mode"], options["outside"], options["source_lengths"])
+        SCRIPTED[op](*tensors, *options.values())
     assert any(line.endswith(case["text"]) for line in str(caught.value).splitlines())
 
 
 COMPILED = ["source_times_short", "linear_int32", "mode_unknown", "target_times_narrower", "outside_nan_bool"]
 
 
-@pytest.mark.parametrize("case", [case for case in EVERY if case.id in COMPILED])
+@pytest.mark.parametrize(("op", "case"), [each for each in EVERY if each.values[1]["name"] in COMPILED])
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_torch_compile(case: dict[str, Any], dynamic: bool) -> None:
+def test_torch_compile(op: str, case: dict[str, Any], dynamic: bool) -> None:
     torch._dynamo.reset()
-    tensors, options = arguments(case, "cpu")
-    compiled = torch.compile(robocache.resample, fullgraph=True, dynamic=dynamic, backend="eager")
+    tensors, options = arguments(op, case, "cpu")
+    compiled = torch.compile(getattr(robocache, op), fullgraph=True, dynamic=dynamic, backend="eager")
     with pytest.raises(Exception) as caught:
         compiled(*tensors, **options)
     assert case["text"] in str(caught.value)
@@ -151,16 +190,28 @@ def test_an_unsupported_backend() -> None:
     times = torch.arange(5.0).expand(2, 5)
     with pytest.raises(NotImplementedError, match="robocache::resample"):
         torch.ops.robocache.resample(sparse, times, times)
+    with pytest.raises(NotImplementedError, match="robocache::fuse"):
+        torch.ops.robocache.fuse([sparse], [times], times)
+    with pytest.raises(NotImplementedError, match="robocache::resample_mask"):
+        torch.ops.robocache.resample_mask(times.to_sparse(), times)
 
 
-def test_arguments_are_keyword_only_and_typed() -> None:
-    values, times = torch.ones(2, 5, 3), torch.arange(5.0).expand(2, 5)
-    with pytest.raises((RuntimeError, TypeError)):
-        torch.ops.robocache.resample(values, times, times, "linear")
-    with pytest.raises((RuntimeError, TypeError)):
-        torch.ops.robocache.resample(values, times, times, mode=3)
-    with pytest.raises((RuntimeError, TypeError)):
-        torch.ops.robocache.resample(values, times)
+VALUES, TIMES = torch.ones(2, 5, 3), torch.arange(5.0).expand(2, 5)
+REQUIRED: dict[str, list[Any]] = {
+    "resample": [VALUES, TIMES, TIMES],
+    "fuse": [[VALUES], [TIMES], TIMES],
+    "resample_mask": [TIMES, TIMES],
+}
+
+
+@pytest.mark.parametrize("op", REQUIRED)
+def test_arguments_are_keyword_only_and_typed(op: str) -> None:
+    call, required = getattr(torch.ops.robocache, op), REQUIRED[op]
+    first, wrong = ("max_gap", "long") if op == "resample_mask" else ("mode", 3)
+    call(*required)
+    for positional, options in ((required[:-1], {}), ([*required, "linear"], {}), (required, {first: wrong})):
+        with pytest.raises((RuntimeError, TypeError)):
+            call(*positional, **options)
 
 
 def test_check_on_request(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:

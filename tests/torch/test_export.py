@@ -15,17 +15,20 @@ SHAPES = [(3, 8, 12), (2, 30, 5), (6, 3, 40)]  # B, S, T
 
 
 class Policy(torch.nn.Module):
-    """Two streams on one clock, one of them ragged, and a gain."""
+    """Two streams on one clock, one of them ragged, what of it is known, the two fused once more, and a gain."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.joints = robocache.nn.Resample(mode="linear:4,previous:*", outside="zero")
+        self.joints = robocache.nn.Resample(mode="slerp:4,previous:*", outside="zero")
         self.force = robocache.nn.Resample(outside="extrapolate")
+        self.both = robocache.nn.Fuse({"joints": {"width": 6, "mode": "angle:2,pchip:*"}, "force": {"width": 3}})
         self.gain = torch.nn.Parameter(torch.tensor(0.5))
 
     def forward(self, joints: Tensor, force: Tensor, source: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
         aligned = [self.joints(joints, source, target, lengths), self.force(force, source, target)]
-        return torch.cat(aligned, dim=-1) * self.gain
+        streams, times = {"joints": joints, "force": force}, {"joints": source, "force": source}
+        known = robocache.resample_mask(source, target, max_gap=10**7, source_lengths=lengths).unsqueeze(-1)
+        return torch.cat([*aligned, self.both(streams, times, target), known], dim=-1) * self.gain
 
 
 def inputs(shape: tuple[int, int, int], device: torch.device) -> tuple[Tensor, ...]:
@@ -57,6 +60,7 @@ def test_export_is_dynamic(device: torch.device, strict: bool) -> None:
     policy, program = exported(device, strict)
     targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
     assert targets.count("robocache.resample.default") == 2
+    assert targets.count("robocache.fuse.default") == targets.count("robocache.resample_mask.default") == 1
     module = program.module()
     for shape in SHAPES:
         tensors = inputs(shape, device)

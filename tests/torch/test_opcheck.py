@@ -29,14 +29,15 @@ def name(types: tuple[torch.dtype, bool]) -> str:
     return str(types[0]).removeprefix("torch.") + ("-grad" if types[1] else "")
 
 
-def inputs(device: torch.device, types: tuple[torch.dtype, bool], layout: str) -> dict[str, Tensor]:
+def inputs(device: torch.device, types: tuple[torch.dtype, bool], layout: str, channels: int = 3) -> dict[str, Tensor]:
     """The tensors that any of the operators takes, `[B, ...]`, in a layout."""
     dtype, wanted = types
     rng = np.random.default_rng(3)
     rows = 0 if layout == "empty" else 2
     made = {
-        "grad": random_values(rng, [rows, 5, 3], dtype, special=False),
-        "values": random_values(rng, [rows, 4, 3], dtype, special=False),
+        "grad": random_values(rng, [rows, 5, channels], dtype, special=False),
+        "values": random_values(rng, [rows, 4, channels], dtype, special=False),
+        "tangent": random_values(rng, [rows, 4, channels], dtype, special=False),
         "source_times": torch.from_numpy(rng.random((rows, 4))).cumsum(1),
         "target_times": torch.from_numpy(rng.random((rows, 5))) * 3,
     }
@@ -56,6 +57,63 @@ def test_resample(device: torch.device, types: tuple[torch.dtype, bool], layout:
     made = inputs(device, types, layout)
     mode = "linear:1,previous:1,linear:*" if types[0] in FLOATS else "nearest"
     opcheck(OPERATORS.resample.default, pick(made, "values", "source_times", "target_times"), {"mode": mode})
+
+
+CURVED = "slerp:4,pchip:2,angle:1,linear:*"  # of 8 channels
+
+
+@pytest.mark.parametrize("types", FLOAT_TYPES, ids=name)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("mode", ["angle", "slerp", "pchip", CURVED])
+def test_resample_by_curves(device: torch.device, types: tuple[torch.dtype, bool], layout: str, mode: str) -> None:
+    made = inputs(device, types, layout, channels=8)
+    opcheck(OPERATORS.resample.default, pick(made, "values", "source_times", "target_times"), {"mode": mode})
+
+
+@pytest.mark.parametrize("types", FLOAT_TYPES, ids=name)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("operator", ["resample_tangent", "resample_curvature", "resample_backward"])
+def test_derivatives_of_curves(
+    device: torch.device, types: tuple[torch.dtype, bool], layout: str, operator: str
+) -> None:
+    made = inputs(device, types, layout, channels=8)
+    options: dict[str, Any] = {"mode": CURVED, "outside": "hold"}
+    names = {
+        "resample_tangent": ("tangent", "values"),
+        "resample_curvature": ("grad", "tangent", "values"),
+        "resample_backward": ("grad",),
+    }[operator]
+    if operator == "resample_backward":
+        options["values"] = made["values"]
+    if operator == "resample_curvature":
+        # A third derivative of these modes is refused, so none is asked for.
+        made = {key: x.detach() for key, x in made.items()}
+    opcheck(getattr(OPERATORS, operator).default, pick(made, *names, "source_times", "target_times"), options)
+
+
+@pytest.mark.parametrize("types", TYPES, ids=name)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_fuse(device: torch.device, types: tuple[torch.dtype, bool], layout: str) -> None:
+    made, other = inputs(device, types, layout), inputs(device, types, layout, channels=8)
+    mode = f"linear:3,{CURVED}" if types[0] in FLOATS else "nearest"
+    values, times = ([each[key] for each in (made, other)] for key in ("values", "source_times"))
+    opcheck(OPERATORS.fuse.default, (values, times, made["target_times"]), {"mode": mode})
+    lengths = torch.tensor([[4, 2], [1, 3]], device=device)[: values[0].shape[0]]
+    opcheck(OPERATORS.fuse.default, (values, times, made["target_times"]), {"mode": mode, "source_lengths": lengths})
+
+
+@pytest.mark.parametrize("time_dtype", [torch.float32, torch.float64, torch.int64], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_resample_mask(device: torch.device, time_dtype: torch.dtype, layout: str) -> None:
+    made = inputs(device, (torch.float32, False), layout)
+    source, target = ((made[key] * 100).to(time_dtype) for key in ("source_times", "target_times"))
+    opcheck(OPERATORS.resample_mask.default, (source, target))
+    lengths = torch.tensor([3, 4], device=device)[: source.shape[0]]
+    for gap in (0, 30, 12.5):
+        opcheck(OPERATORS.resample_mask.default, (source, target), {"max_gap": gap, "source_lengths": lengths})
+    if layout == "contiguous":
+        opcheck(OPERATORS.resample_mask.default, (source[0], target[0]), {"max_gap": 30})
+        opcheck(OPERATORS.resample_mask.default, (source[0], target), {})
 
 
 @pytest.mark.parametrize("types", FLOAT_TYPES, ids=name)

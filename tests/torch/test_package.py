@@ -30,9 +30,13 @@ def run(code: str, *args: str, **variables: str) -> subprocess.CompletedProcess[
 def test_the_library_registers_every_operator() -> None:
     names = {schema.name for schema in torch._C._jit_get_all_schemas() if schema.name.startswith("robocache::")}
     assert names >= {
+        "robocache::fuse",
         "robocache::resample",
         "robocache::resample_backward",
+        "robocache::resample_curvature",
+        "robocache::resample_mask",
         "robocache::resample_slope",
+        "robocache::resample_tangent",
         "robocache::resample_time_grad",
         "robocache::_build_info",
     }
@@ -59,7 +63,10 @@ def test_build_info_says_what_is_inside() -> None:
         assert re.fullmatch(r"\d+\.\d+", info["nvrtc"])
 
 
-@pytest.mark.parametrize("name", ["robocache", "robocache._library", "robocache.ops", "robocache.nn"])
+DOCUMENTED = ["_library", "first", "nn", "ops", "reference", "reference.fuse", "reference.mask", "reference.resample"]
+
+
+@pytest.mark.parametrize("name", ["robocache", *(f"robocache.{name}" for name in DOCUMENTED)])
 def test_examples_in_docstrings_run(name: str) -> None:
     __import__(name)
     result = doctest.testmod(sys.modules[name])
@@ -77,7 +84,8 @@ def test_every_public_name_is_there() -> None:
 def test_a_missing_library_is_an_import_error_at_first_use() -> None:
     code = """
 import robocache, robocache.reference
-for use in ("robocache.resample", "robocache.nn", "from robocache import resample", "robocache.build_info()"):
+names = ("resample", "fuse", "resample_mask", "resample_trajectories", "fuse_multimodal", "nn", "build_info()")
+for use in (*(f"robocache.{name}" for name in names), "from robocache import resample"):
     try:
         exec(use)
     except ImportError as error:
@@ -88,7 +96,7 @@ for use in ("robocache.resample", "robocache.nn", "from robocache import resampl
         "robocache: the library must be at /nowhere/librobocache.so, found none: run `make build` in the source tree "
         "of RoboCache, or set ROBOCACHE_LIBRARY to a librobocache.so"
     )
-    assert result.stdout.splitlines() == [expected] * 4, result.stderr
+    assert result.stdout.splitlines() == [expected] * 8, result.stderr
 
 
 def test_a_file_that_is_no_library_is_named(tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ class Policy(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.resample = robocache.nn.Resample(mode="linear:2,nearest:1,linear:*", outside="hold")
-        self.head = torch.nn.Linear(5, 2)
+        self.resample = robocache.nn.Resample(mode="linear:2,slerp:4,nearest:1,pchip:2,angle:*", outside="hold")
+        self.head = torch.nn.Linear(12, 2)
 
     def forward(
         self, values: Tensor, source_times: Tensor, target_times: Tensor, source_lengths: Tensor | None = None
@@ -43,7 +43,7 @@ class Policy(torch.nn.Module):
 
 def inputs(device: torch.device) -> dict[str, Tensor]:
     return {
-        "values": torch.randn(3, 8, 5, device=device),
+        "values": torch.randn(3, 8, 12, device=device),
         "source_times": torch.rand(3, 8, device=device).cumsum(1),
         "target_times": torch.rand(3, 12, device=device) * 5 - 1,
         "source_lengths": torch.tensor([8, 5, 1], device=device),

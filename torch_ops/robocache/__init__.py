@@ -17,11 +17,23 @@ from robocache import _library
 from robocache._library import build_info, cmake_prefix
 
 __version__ = "0.1.0"
-__all__ = ["build_info", "cmake_prefix", "nn", "ops", "reference", "resample"]
+__all__ = [
+    "build_info",
+    "cmake_prefix",
+    "fuse",
+    "fuse_multimodal",
+    "nn",
+    "ops",
+    "reference",
+    "resample",
+    "resample_mask",
+    "resample_trajectories",
+]
 
 if TYPE_CHECKING or _library.try_load() is None:
     from robocache import nn, ops, reference
-    from robocache.ops import resample
+    from robocache.first import fuse_multimodal, resample_trajectories
+    from robocache.ops import fuse, resample, resample_mask
 
 
 def __getattr__(name: str) -> Any:

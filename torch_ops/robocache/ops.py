@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,7 @@ from robocache import _library
 
 _library.require()
 
-__all__ = ["resample"]
+__all__ = ["fuse", "resample", "resample_mask"]
 
 
 def resample(
@@ -31,19 +33,30 @@ def resample(
         values: `[B, S, D...]` with any trailing shape, any strides and at least one sample; `[S, D...]` (unbatched)
             where both times are 1-D. With 1-D times and three or more dimensions it is batched if its second size is
             `S`, else unbatched. float64, float32, float16, bfloat16; also integers and bool where no channel is
-            blended. The halves are computed in float32 and rounded once.
+            blended. The halves are computed in float32, `slerp` of any type in float64, and rounded once.
         source_times: `[B, S]`, or `[S]` shared by the batch. float32, float64 or int64 ticks of any unit, ascending
             along each row. Nanoseconds since 1970 are exact in int64; as float32 seconds they are minutes apart.
         target_times: `[B, T]` or `[T]`, in the dtype and unit of `source_times`, in any order.
         mode: how channels are blended, one for all or groups over the flattened trailing channels from left to right,
-            `"linear:7,previous:1,linear:*"` (`*`: all that remain).
+            `"linear:3,slerp:4,angle:7,previous:1,linear:*"` (`*`: all that remain).
 
-            ==========  ==========================================
+            ==========  ========================================================================
             linear      `fma(w, values[i + 1] - values[i], values[i])`
             previous    `values[i]`
             next        `values[i + 1]`, or `values[i]` where `w == 0`
             nearest     `values[i]` if `w <= 0.5`, else `values[i + 1]`
-            ==========  ==========================================
+            angle       radians along the shorter arc, wrapped to `[-pi, pi)`
+            slerp       4 channels are a quaternion, turned along the shorter arc; of unit norm
+            pchip       a smooth monotone curve that never leaves its bracket's two samples
+            ==========  ========================================================================
+
+            `angle` wraps copied samples too; one that lies in `[-pi, pi)` stays as it is (pi is the nearest number of
+            the type in which the values are computed). `slerp` takes the components in any order, in widths that are
+            multiples of 4. It normalises what it blends, so that samples may be slightly off unit; a sample that is hit
+            exactly comes back as it is. A quaternion and its negative are one rotation: the result stays on the side
+            of the left sample. A zero quaternion is no rotation and gives NaN. `pchip` reads up to four samples: the
+            bracket's and one to each side. Equal times end the curve on one side and begin it anew on the other; two
+            samples give a line; a NaN among the four gives NaN within the bracket.
         outside: what a target before the first or past the last sample gets: `"hold"` (the nearest end), `"nan"`,
             `"zero"`, or `"extrapolate"` (the end bracket's line; `linear` only). Integers and bool take `"hold"` and
             `"zero"`. A target at the last time is inside. An infinite target counts as outside; a NaN target gives NaN
@@ -54,16 +67,20 @@ def resample(
         `[B, T, D...]` (`[T, D...]` unbatched), dense, in the dtype of `values`. The same bits on CPU and CUDA, for any
         number of threads, from run to run.
 
-    Differentiable, twice: in `values`; and for `linear` channels in floating `source_times` and `target_times` (other
-    modes, and held, NaN or zero targets, contribute zero; exactly at a sample the bracket to its right counts).
+    Differentiable, twice: in `values` (`slerp`: through the normalisation too; `angle`: whole turns are constants); and
+    for `linear` channels in floating `source_times` and `target_times` (other modes, and held, NaN or zero targets,
+    contribute zero; exactly at a sample the bracket to its right counts).
 
     Raises:
         ValueError: a shape or value is wrong. Row order and lengths are checked on the CPU; on CUDA, where reading them
             would stop the stream, only with `ROBOCACHE_CHECK=1` in the environment.
         TypeError: a dtype is wrong.
-        NotImplementedError: the device has no backend in this library.
+        NotImplementedError: the device has no backend in this library; or a third derivative of `slerp` or `pchip`.
 
-    Source: piecewise interpolation as in `numpy.interp`, with the rules for ends and equal times stated above.
+    Sources: piecewise interpolation as in `numpy.interp`, with the rules for ends and equal times stated above.
+    `slerp`: Shoemake, "Animating rotation with quaternion curves" (1985). `pchip`: Fritsch and Carlson, "Monotone
+    piecewise cubic interpolation" (1980), with the slopes of Fritsch and Butland, "A method for constructing local
+    monotone piecewise cubic interpolants" (1984), and the ends of `scipy.interpolate.PchipInterpolator`.
 
     Example:
         >>> import torch, robocache
@@ -78,8 +95,113 @@ def resample(
         tensor([[ 5.,  1.],
                 [20.,  3.],
                 [ 0.,  0.]])
+        >>> turned = torch.tensor([[0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 1.0, 0.0]])  # half a turn about z
+        >>> robocache.resample(turned, torch.tensor([0.0, 3.0]), torch.tensor([1.0]), mode="slerp")
+        tensor([[0.0000, 0.0000, 0.5000, 0.8660]])
     """
     result: Tensor = torch.ops.robocache.resample(
         values, source_times, target_times, mode=mode, outside=outside, source_lengths=source_lengths
+    )
+    return result
+
+
+def resample_mask(
+    source_times: Tensor,  # [B, S] or [S], any unit, ascending
+    target_times: Tensor,  # [B, T] or [T], the unit of source_times, any order
+    *,
+    max_gap: float | int | None = None,  # the unit of source_times
+    source_lengths: Tensor | None = None,  # [B]
+) -> Tensor:  # [B, T] bool, or [T]
+    """Says which targets :func:`resample` answers from data near by: within the signal, and not in a gap of it.
+
+    True where the target lies from the first to the last valid sample, both included, and, with `max_gap`, where the
+    bracket `i, i + 1` around it is no longer than that. A target at a sample's own time is true whatever the gaps
+    beside it. A NaN or infinite target is false.
+
+    Args:
+        source_times: `[B, S]`, or `[S]` shared by the batch, with at least one sample; as for :func:`resample`.
+        target_times: `[B, T]` or `[T]`, in the dtype and unit of `source_times`, in any order.
+        max_gap: the longest bracket whose inside counts as known, at least 0, in the unit of the times. It is compared
+            in the times' own type: rounded to float32 for float32 times; with int64 times a fraction does not matter.
+            None: any.
+        source_lengths: `[B]`, int32 or int64: how many samples of each row are valid, from 1 to `S`. None: all.
+
+    Returns:
+        `[B, T]` bool. `[T]` where both times are 1-D and there are no lengths.
+
+    Not differentiable.
+
+    Raises:
+        ValueError: a shape or value is wrong; order and lengths are checked as by :func:`resample`.
+        TypeError: a dtype is wrong.
+        NotImplementedError: the device has no backend in this library.
+
+    Example:
+        >>> import torch, robocache
+        >>> gps_times = torch.tensor([0.0, 1.0, 2.0, 9.0])  # seconds, with an outage
+        >>> clock = torch.tensor([-1.0, 0.5, 2.0, 5.0, 9.0])
+        >>> robocache.resample_mask(gps_times, clock, max_gap=1.5)
+        tensor([False,  True,  True, False,  True])
+    """
+    result: Tensor = torch.ops.robocache.resample_mask(
+        source_times, target_times, max_gap=max_gap, source_lengths=source_lengths
+    )
+    return result
+
+
+def fuse(
+    values: Sequence[Tensor],  # K times [B, S_k, D_k], or [S_k, D_k] where all times are 1-D
+    source_times: Sequence[Tensor],  # K times [B, S_k] or [S_k], any unit, ascending
+    target_times: Tensor,  # [B, T] or [T], the unit of source_times, any order
+    *,
+    mode: str = "linear",
+    outside: str = "hold",
+    source_lengths: Tensor | None = None,  # [B, K]
+) -> Tensor:  # [B, T, sum of D_k], or [T, sum of D_k]
+    """Puts streams that have their own clocks and rates on one clock, side by side, in one pass over the data.
+
+    The result has the bits of :func:`resample` of each stream, concatenated along the channels. On CUDA up to 16
+    streams take one launch, and no intermediate tensor is made.
+
+    Args:
+        values: one tensor for each stream, `[B, S_k, D_k]`, all of one dtype and on one device; each with its own
+            number of samples and channels. Unbatched: `[S_k, D_k]`, where all times are 1-D. The dtypes of
+            :func:`resample`.
+        source_times: one tensor for each stream, `[B, S_k]`, or `[S_k]` shared by the batch; float32, float64 or int64,
+            all of one dtype and unit, ascending along each row.
+        target_times: `[B, T]` or `[T]`, in the dtype and unit of `source_times`, in any order.
+        mode: as for :func:`resample`; groups run over the concatenated channels, so that one group may span streams. A
+            written `slerp` group lies within one stream; plain `"slerp"` takes streams whose widths are multiples
+            of 4.
+        outside: as for :func:`resample`, for all streams.
+        source_lengths: `[B, K]`, int32 or int64: column `k` says how many samples of each row of stream `k` are valid,
+            from 1 to `S_k`. None: all.
+
+    Returns:
+        `[B, T, D_0 + D_1 + ...]` (`[T, ...]` unbatched), dense, in the dtype of `values`. The same bits on CPU and
+        CUDA, for any number of threads, from run to run.
+
+    Differentiable as :func:`resample` is, in every stream's values and floating times.
+
+    Raises:
+        ValueError: a shape or value is wrong. Row order and lengths are checked on the CPU; on CUDA, where reading them
+            would stop the stream, only with `ROBOCACHE_CHECK=1` in the environment.
+        TypeError: a dtype is wrong.
+        NotImplementedError: the device has no backend in this library; or a third derivative of `slerp` or `pchip`.
+
+    Source: :func:`resample`'s.
+
+    Example:
+        >>> import torch, robocache
+        >>> joints, joint_times = torch.tensor([[0.0, 3.0], [1.0, -3.0]]), torch.tensor([0, 100])
+        >>> gripper, gripper_times = torch.tensor([[0.0], [1.0]]), torch.tensor([0, 60])
+        >>> clock = torch.tensor([0, 50, 100])
+        >>> robocache.fuse([joints, gripper], [joint_times, gripper_times], clock, mode="linear:1,angle:1,previous:1")
+        tensor([[ 0.0000,  3.0000,  0.0000],
+                [ 0.5000, -3.1416,  0.0000],
+                [ 1.0000, -3.0000,  1.0000]])
+    """
+    result: Tensor = torch.ops.robocache.fuse(
+        list(values), list(source_times), target_times, mode=mode, outside=outside, source_lengths=source_lengths
     )
     return result
