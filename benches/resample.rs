@@ -99,7 +99,8 @@ impl<V: Number + Element> Call<V> {
             unsafe { ViewMut::from_raw(workspace.as_mut_ptr().cast(), DType::U8, &[size_of_val(workspace)]) };
         let (source, target) = self.times();
         let (workspace, place) = (&mut workspace.unwrap(), Place::cpu(threads));
-        resample_backward(grad, source, target, "linear", "hold", None, false, None, output, workspace, &place).unwrap();
+        resample_backward(grad, source, target, "linear", "hold", None, false, None, output, workspace, &place)
+            .unwrap();
     }
 
     /// Bytes of the times and of as many rows of channels.

@@ -294,11 +294,12 @@ Tensor target_grad(const Tensor& rows, const Tensor& tt) {
 Tensor source_grad(
     const Tensor& q, const Tensor& ts, const Tensor& tt, std::string_view outside, const Lengths& lengths, bool slope) {
   const bool shared = ts.dim() == 1 && tt.dim() == 1 && !lengths.has_value();
-  const Tensor rows = shared ? sum_rows(q).unsqueeze(0) : q;
+  // The sign turns before the sum and not after: a compiler may turn that of a zero or not, and a sum forgets it.
+  const Tensor rows = (shared ? sum_rows(q).unsqueeze(0) : q).neg();
   const Tensor grads =
       call_backward(rows.unsqueeze(-1), ts, tt, "linear", outside, lengths, slope, Tensor()).squeeze(-1);
-  if (ts.dim() == 2) return grads.neg();
-  return (shared ? grads.squeeze(0) : sum_rows(grads)).neg();
+  if (ts.dim() == 2) return grads;
+  return shared ? grads.squeeze(0) : sum_rows(grads);
 }
 
 Tensor resample(

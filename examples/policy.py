@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from robocache.nn import Resample
+from robocache.nn import Fuse
 from torch import Tensor, nn
 
 NANOSECONDS = 1_000_000_000
@@ -24,10 +24,14 @@ class Policy(nn.Module):
 
     def __init__(self, steps: int = 16, rate_hz: int = 50) -> None:
         super().__init__()
-        # The gripper is open or closed: a blend of the two never happened.
-        self.resample_joints = Resample(mode="linear:7,previous:1")
-        self.resample_camera = Resample(mode="linear")
-        self.head = nn.Sequential(nn.Linear(24, 64), nn.Tanh(), nn.Linear(64, 7))
+        self.fuse = Fuse(
+            {
+                # The gripper is open or closed: a blend of the two never happened.
+                "joints": {"width": 8, "mode": "linear:7,previous:1"},
+                "camera": {"width": 16},
+            }
+        )
+        self.head = nn.Sequential(nn.Linear(25, 64), nn.Tanh(), nn.Linear(64, 7))
         clock = (torch.arange(steps) - (steps - 1)) * (NANOSECONDS // rate_hz)
         self.register_buffer("clock", clock)  # [steps], nanoseconds before now
         self.clock: Tensor
@@ -41,14 +45,16 @@ class Policy(nn.Module):
         now: Tensor,  # [B], nanoseconds since the epoch
     ) -> Tensor:  # [B, steps, 7], radians
         clock = now.unsqueeze(1) + self.clock
-        joints_now = self.resample_joints(joints, joint_times, clock)
-        camera_now = self.resample_camera(camera, camera_times, clock)
-        actions: Tensor = self.head(torch.cat([joints_now, camera_now], dim=2))
+        values = {"joints": joints, "camera": camera}
+        fused = self.fuse(values, {"joints": joint_times, "camera": camera_times}, clock)
+        # Says which steps the camera saw: between two frames that are at most 0.1 s apart.
+        seen = torch.ops.robocache.resample_mask(camera_times, clock, max_gap=100_000_000)
+        actions: Tensor = self.head(torch.cat([fused, seen.unsqueeze(2).to(fused.dtype)], dim=2))
         return actions
 
 
 def observation(batch: int = 2) -> list[Tensor]:
-    """The arguments of `Policy.forward`: half a second of joints at 200 Hz and camera at 30 Hz, with jitter."""
+    """The arguments of `Policy.forward`: half a second of joints at 200 Hz and camera at 30 Hz, which lost 4 frames."""
     generator = torch.Generator().manual_seed(7)
 
     def stamps(rate_hz: int) -> Tensor:
@@ -57,6 +63,8 @@ def observation(batch: int = 2) -> list[Tensor]:
         return EPOCH + torch.arange(samples) * (NANOSECONDS // rate_hz) + jitter
 
     joint_times, camera_times = stamps(200), stamps(30)
+    # The camera missed more than 0.1 s.
+    camera_times = torch.cat([camera_times[:, :8], camera_times[:, 12:]], dim=1)
     seconds = (joint_times - EPOCH).double().div(NANOSECONDS).float()
     joints = torch.sin(math.tau * seconds.unsqueeze(2) * torch.linspace(0.5, 2.0, 8))
     joints[:, :, 7] = (joints[:, :, 7] > 0).float()

@@ -43,7 +43,7 @@ pub trait Compute: Number<Real = Self> + PartialOrd {
 }
 
 macro_rules! plain {
-    ($ty:ident: $turn_rest:expr) => {
+    ($ty:ident: $turn_rest:expr, $turns:expr) => {
         impl Number for $ty {
             type Real = $ty;
             #[inline(always)]
@@ -70,7 +70,7 @@ macro_rules! plain {
             const PI: Self = std::$ty::consts::PI;
             const TURN: Self = std::$ty::consts::TAU;
             const TURN_REST: Self = $turn_rest;
-            const TURNS: Self = 0.159_154_943_091_895_35;
+            const TURNS: Self = $turns;
             #[inline(always)]
             fn from_f64(value: f64) -> Self {
                 value as $ty
@@ -90,8 +90,8 @@ macro_rules! plain {
         }
     };
 }
-plain!(f32: -1.748_455_5e-7);
-plain!(f64: 2.449_293_598_294_706_4e-16);
+plain!(f32: -1.748_455_5e-7, 0.159_154_94);
+plain!(f64: 2.449_293_598_294_706_4e-16, 0.159_154_943_091_895_35);
 
 /// A number and its derivative along one direction: what a formula computes of duals is its derivative too.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -6,121 +6,25 @@
 #![cfg(feature = "cuda")]
 
 mod definition;
+mod device;
 mod random;
 
 use cudarc::driver::{result, sys};
 use definition::Mode;
+use device::{Device, Gpu, alone, assert_passed, begin, skip};
 use random::array::{Array, difference, same};
+use random::fuse::{FuseCase, run_fuse};
 use random::run::{Host, Memory, Op, run};
 use random::{Case, FLOATING, INTEGERS, Random, Sizes, cases};
 use robocache::{DType, Error, Place, Serial, Stream, View, ViewMut, resample};
-use std::cell::RefCell;
-use std::io::Write;
-use std::process::{Command, Output};
-use std::sync::OnceLock;
 
-/// The first device, its primary context and two streams: the default one and another.
-struct Device {
-    context: usize,
-    streams: [usize; 2],
-    emulated: bool,
-}
-
-/// The device, or why there is none.
-fn device() -> Result<&'static Device, &'static str> {
-    static DEVICE: OnceLock<Result<Device, &'static str>> = OnceLock::new();
-    let open = || {
-        // SAFETY: loading the driver runs its constructors only.
-        if !unsafe { sys::is_culib_present() } {
-            return Err("no CUDA driver was found on this machine");
-        }
-        result::init().map_err(|_| "the CUDA driver could not start")?;
-        let device = result::device::get(0).map_err(|_| "the CUDA driver has no device")?;
-        // SAFETY: the device is the driver's own; its context is kept for the rest of the process.
-        let context = unsafe { result::primary_ctx::retain(device) }.unwrap();
-        // SAFETY: as above.
-        unsafe { result::ctx::set_current(context) }.unwrap();
-        let other = result::stream::create(result::stream::StreamKind::NonBlocking).unwrap();
-        let emulated = result::device::get_name(device).unwrap() == "RoboCache emulator";
-        Ok(Device { context: context.addr(), streams: [0, other.addr()], emulated })
-    };
-    DEVICE.get_or_init(open).as_ref().map_err(|why| *why)
-}
-
-/// The device with its context current on this thread; `None`, aloud, where a test must be skipped.
-fn begin(test: &str) -> Option<&'static Device> {
-    match device() {
-        Ok(device) => {
-            // SAFETY: a retained primary context.
-            unsafe { result::ctx::set_current(device.context as sys::CUcontext) }.unwrap();
-            Some(device)
-        }
-        Err(why) => {
-            assert!(std::env::var("ROBOCACHE_REQUIRE_CUDA").as_deref() != Ok("1"), "{test} needs CUDA: {why}");
-            skip(test, why);
-            None
-        }
-    }
-}
-
-/// Past the capture of the test harness, which hides what a passing test prints.
-fn skip(test: &str, why: &str) {
-    let _ = writeln!(std::io::stderr(), "skipped: {test}: {why}");
-}
-
-/// Device memory, each upload in an allocation of its own and of its exact size.
-struct Gpu {
-    stream: usize,
-    kept: RefCell<Vec<sys::CUdeviceptr>>,
-}
-
-impl Gpu {
-    fn new(device: &Device, index: u64) -> Gpu {
-        Gpu { stream: device.streams[index as usize % 2], kept: RefCell::default() }
-    }
-}
-
-impl Memory for Gpu {
-    fn upload(&self, bytes: &[u8]) -> *mut u8 {
-        // SAFETY: the context is current (`begin`); the allocation has room for the bytes.
-        let address = unsafe {
-            let address = result::malloc_sync(bytes.len().max(1)).unwrap();
-            result::memcpy_htod_sync(address, bytes).unwrap();
-            address
-        };
-        self.kept.borrow_mut().push(address);
-        address as usize as *mut u8
-    }
-
-    fn download(&self, address: *const u8, bytes: usize) -> Vec<u8> {
-        let mut found = vec![0; bytes];
-        // SAFETY: the stream is live; the address and size are within an upload.
-        unsafe {
-            result::stream::synchronize(self.stream as sys::CUstream).expect("the stream ran its work");
-            result::memcpy_dtoh_sync(&mut found, address.addr() as sys::CUdeviceptr).unwrap();
-        }
-        found
-    }
-
-    fn place(&self) -> Place<'_> {
-        // SAFETY: `run` uploads every view to this memory and keeps it until it has downloaded the result.
-        unsafe { Place::cuda(Stream { device: 0, handle: self.stream }) }
-    }
-}
-
-impl Drop for Gpu {
-    fn drop(&mut self) {
-        for address in self.kept.take() {
-            // SAFETY: from `malloc_sync`, freed once; freeing waits for the device. The emulator then looks at guards.
-            let freed = unsafe { result::free_sync(address) };
-            assert!(freed.is_ok() || std::thread::panicking(), "{freed:?}");
-        }
-    }
-}
+/// The most runs of linear channels that a time gradient takes on CUDA.
+const MOST_RUNS: usize = 224;
 
 /// Every operator that the case has, here and there.
 fn compare(device: &Device, index: u64, case: &Case) {
-    for op in Op::of(case) {
+    let runs = case.modes.chunk_by(|a, b| a == b).filter(|run| run[0] == Mode::Linear).count();
+    for op in Op::of(case).into_iter().filter(|&op| op != Op::TimeGrad || runs <= MOST_RUNS) {
         let wanted = run(case, op, &Host::new(&Serial)).unwrap_or_else(|error| panic!("{error}: {case:?}"));
         let found = run(case, op, &Gpu::new(device, index)).unwrap_or_else(|error| panic!("{error}: {case:?}"));
         let dtype = op.dtype(case);
@@ -140,6 +44,26 @@ fn cuda_and_cpu_give_equal_bits() {
     }
 }
 
+/// `fuse`, here and there.
+fn compare_fused(device: &Device, index: u64, case: &FuseCase) {
+    let wanted = run_fuse(case, &Host::new(&Serial)).unwrap_or_else(|error| panic!("{error}: {case:?}"));
+    let found = run_fuse(case, &Gpu::new(device, index)).unwrap_or_else(|error| panic!("{error}: {case:?}"));
+    let dtype = case.dtype();
+    assert!(same(dtype, &found, &wanted), "fuse {index}: {}\n{case:?}", difference(dtype, &found, &wanted));
+}
+
+#[test]
+fn fused_streams_give_equal_bits() {
+    let Some(device) = begin("fused_streams_give_equal_bits") else { return };
+    let count = cases(3000) / 3;
+    for index in 0..count {
+        compare_fused(device, index, &FuseCase::random(index, &FLOATING));
+    }
+    for index in 0..count / 4 {
+        compare_fused(device, index, &FuseCase::random(index, &INTEGERS));
+    }
+}
+
 #[test]
 fn threads_that_start_at_once_give_equal_bits() {
     let Some(device) = begin("threads_that_start_at_once_give_equal_bits") else { return };
@@ -147,7 +71,7 @@ fn threads_that_start_at_once_give_equal_bits() {
     std::thread::scope(|scope| {
         for thread in 1..=4 {
             scope.spawn(move || {
-                begin("a thread");
+                device.enter();
                 (0..count).for_each(|index| compare(device, index, &Case::random(thread << 32 | index, &FLOATING)));
             });
         }
@@ -181,6 +105,79 @@ fn large_calls_that_divide_the_work_otherwise_give_equal_bits() {
     }
 }
 
+#[test]
+fn large_fused_calls_give_equal_bits() {
+    let Some(device) = begin("large_fused_calls_give_equal_bits") else { return };
+    let kinds = [
+        (DType::BF16, vec![512, 14, 6, 8, 1]),
+        (DType::F32, vec![7; 40]),
+        (DType::F64, vec![1030, 2064]),
+        (DType::F16, vec![4; 16]),
+        (DType::I16, vec![9001, 16, 0, 3]),
+    ];
+    for (index, (dtype, widths)) in kinds.iter().enumerate() {
+        for seed in 0..6 {
+            let times = [DType::F64, DType::F32, DType::I64][seed as usize % 3];
+            let case = FuseCase::new(&mut Random(seed * 100 + index as u64), *dtype, times, widths);
+            compare_fused(device, seed, &case);
+        }
+    }
+}
+
+/// The first random call of streams of these widths whose result has elements.
+fn with_elements(widths: &[usize]) -> FuseCase {
+    let mut cases = (0..).map(|seed| FuseCase::new(&mut Random(seed), DType::F32, DType::F64, widths));
+    cases.find(|case| case.streams[0].batch * case.streams[0].targets > 0).unwrap()
+}
+
+/// Streams that are linear, the last of which has groups of one channel by turns.
+fn grouped(streams: usize, groups: usize) -> FuseCase {
+    let widths: Vec<_> = (0..streams).map(|stream| if stream + 1 < streams { 2 } else { groups }).collect();
+    let mut case = with_elements(&widths);
+    for (own, &width) in case.streams.iter_mut().zip(&widths) {
+        (own.modes, own.outside) = (vec![Mode::Linear; width], "hold");
+    }
+    case.streams[streams - 1].modes = alternating(groups).modes;
+    let before = if streams > 1 { format!("linear:{},", 2 * (streams - 1)) } else { String::new() };
+    case.mode = before + &alternating(groups).mode;
+    case
+}
+
+#[test]
+fn fused_streams_of_more_groups_than_a_launch_holds() {
+    let Some(device) = begin("fused_streams_of_more_groups_than_a_launch_holds") else { return };
+    for (streams, groups) in [(1, 64), (2, 64), (16, 49), (16, 50), (17, 64), (40, 3)] {
+        compare_fused(device, 0, &grouped(streams, groups));
+    }
+    let error = run_fuse(&grouped(2, 65), &Gpu::new(device, 0)).unwrap_err();
+    let text = "fuse: mode must have at most 64 groups within one stream on CUDA, got 65";
+    assert_eq!(error, Error::Value(text.to_owned()));
+}
+
+#[test]
+fn up_to_16_streams_are_one_launch() {
+    let Some(device) = begin("up_to_16_streams_are_one_launch") else { return };
+    if !device.emulated {
+        return skip("up_to_16_streams_are_one_launch", "only the emulated driver says what it launched");
+    }
+    for (streams, launches) in [(1, 1), (2, 1), (16, 1), (17, 2), (40, 3)] {
+        let environment =
+            [("ROBOCACHE_EMULATOR_LAUNCHES", Some("1")), ("ROBOCACHE_STREAMS", Some(&*streams.to_string()))];
+        let output = alone("one_fused_call", &environment);
+        assert_passed(&output, "one_fused_call");
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(errors.matches("emulator: launch fuse_").count(), launches, "{streams} streams:\n{errors}");
+    }
+}
+
+#[test]
+#[ignore = "run by up_to_16_streams_are_one_launch"]
+fn one_fused_call() {
+    let Some(device) = begin("one_fused_call") else { return };
+    let streams = std::env::var("ROBOCACHE_STREAMS").unwrap().parse().unwrap();
+    compare_fused(device, 0, &with_elements(&vec![3; streams]));
+}
+
 /// A case whose channels are linear and not, by turns.
 fn alternating(channels: usize) -> Case {
     let sizes = Sizes { batch: 2, samples: 9, targets: 6, channels };
@@ -195,10 +192,10 @@ fn alternating(channels: usize) -> Case {
 #[test]
 fn a_time_gradient_sums_more_groups_than_a_launch_of_resample_holds() {
     let Some(device) = begin("a_time_gradient_sums_more_groups_than_a_launch_of_resample_holds") else { return };
-    for channels in [33, 40, 2 * 224] {
+    for channels in [33, 40, 2 * MOST_RUNS] {
         compare(device, 0, &alternating(channels));
     }
-    let error = run(&alternating(2 * 224 + 1), Op::TimeGrad, &Gpu::new(device, 0)).unwrap_err();
+    let error = run(&alternating(2 * MOST_RUNS + 1), Op::TimeGrad, &Gpu::new(device, 0)).unwrap_err();
     let text = "resample_time_grad: mode must have at most 224 runs of linear channels on CUDA, got 225";
     assert_eq!(error, Error::Value(text.to_owned()));
 }
@@ -224,6 +221,8 @@ fn garbage_times_and_lengths_stay_within_memory() {
             let memory = Gpu::new(device, index);
             run(&case, op, &memory).unwrap_or_else(|error| panic!("{error}: {case:?}"));
         }
+        let case = FuseCase::random(index, &FLOATING).with_garbage(&mut Random(index));
+        run_fuse(&case, &Gpu::new(device, index)).unwrap_or_else(|error| panic!("{error}: {case:?}"));
     }
 }
 
@@ -260,7 +259,7 @@ fn a_thread_without_a_context_launches_and_stays_without() {
         unsafe { result::ctx::set_current(std::ptr::null_mut()) }.unwrap();
         smallest_at(addresses, &memory).unwrap();
         assert_eq!(result::ctx::get_current().unwrap(), None);
-        begin("the thread");
+        device.enter();
         memory.download(addresses[3], 4)
     };
     assert_eq!(launch(), [0; 4]);
@@ -291,25 +290,6 @@ fn a_device_that_is_not_there_is_the_drivers_error() {
     assert_eq!(error.kind(), "RuntimeError");
     assert!(error.text().starts_with("resample: the driver could not find the device of resample_f64_f32"), "{error}");
     assert!(error.text().contains("CUDA_ERROR_INVALID_DEVICE"), "{error}");
-}
-
-/// One test of this program, in a process of its own with another environment.
-fn alone(test: &str, environment: &[(&str, Option<&str>)]) -> Output {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args([test, "--exact", "--ignored", "--nocapture"]);
-    for (name, value) in environment {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    command.output().unwrap()
-}
-
-fn assert_passed(output: &Output, what: &str) {
-    let text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("1 passed"), "{what}:\n{text}\n{errors}");
 }
 
 #[test]

@@ -1,4 +1,12 @@
-//! Wrong arguments are refused before any work, in the words of `tests/cases/resample_errors.json` (pytest's table too).
+//! Wrong arguments are refused before any work, in the words of `tests/cases/*_errors.json`.
+//!
+//! The tables are also those of pytest, C++ and tch. A row is a call by its arguments' names, `kind` and `text` of the
+//! error, and a `name` of its own:
+//! * a tensor is its `shape`, `dtype` and `data`, ones where there is none; `fuse` has lists of them as `values` and
+//!   `source_times`;
+//! * `source_lengths`, and for `resample_mask` `max_gap`, are optional; `mode` and `outside` are not;
+//! * `torch_only` marks what a view cannot say: torch's own types, and a tensor on another `device`;
+//! * `cpu_only` marks what is found in the data, which only the CPU looks at.
 
 mod definition;
 mod random;
@@ -6,12 +14,13 @@ mod random;
 use random::array::Array;
 use random::encode;
 use robocache::{
-    DType, Error, Place, Serial, View, ViewMut, resample, resample_backward, resample_slope, resample_time_grad,
+    DType, Error, MaxGap, Place, Result, Serial, View, ViewMut, fuse, resample, resample_backward, resample_curvature,
+    resample_mask, resample_slope, resample_tangent, resample_time_grad,
 };
 use serde_json::Value;
 
-/// Cases of the table that a view can express; the others are torch's own types, devices and ranks above 3.
-const LEAST_CASES: usize = 85;
+/// Cases of each table that views can express; the others are `torch_only` or of ranks above 3.
+const LEAST_CASES: [(&str, usize); 3] = [("resample", 105), ("fuse", 60), ("resample_mask", 28)];
 
 const UNTOUCHED: u8 = 0x5a;
 
@@ -20,11 +29,10 @@ fn dtype_of(name: &str) -> DType {
     all.into_iter().find(|dtype| dtype.name() == name).unwrap_or_else(|| panic!("{name} is a type of the table only"))
 }
 
-/// Ones, or the data of the table.
-fn tensor(spec: &Value) -> Array {
+/// Ones, or the data of the table, in memory aligned for any type.
+fn tensor(spec: &Value) -> (Array, Vec<u128>) {
     let dtype = dtype_of(spec["dtype"].as_str().unwrap());
-    let sizes: Vec<usize> =
-        spec["shape"].as_array().unwrap().iter().map(|size| size.as_u64().unwrap() as usize).collect();
+    let sizes: Vec<usize> = shape(spec);
     let number = |number: &Value| match dtype {
         DType::I64 => number.as_i64().unwrap() as u64,
         _ => encode(dtype, number.as_f64().unwrap()),
@@ -33,71 +41,115 @@ fn tensor(spec: &Value) -> Array {
         Some(data) => data.iter().map(number).collect(),
         None => vec![encode(dtype, 1.0); sizes.iter().product()],
     };
-    let bytes = elements.iter().flat_map(|bits| bits.to_le_bytes()[..dtype.size()].to_vec()).collect();
+    let bytes: Vec<u8> = elements.iter().flat_map(|bits| bits.to_le_bytes()[..dtype.size()].to_vec()).collect();
     let strides = (0..sizes.len()).map(|axis| sizes[axis + 1..].iter().product::<usize>() as isize).collect();
-    Array { bytes, dtype, sizes, strides, start: 0 }
-}
-
-/// Memory of an array, aligned for any type.
-fn memory(array: &Array) -> Vec<u128> {
-    let words = array.bytes.chunks(16).map(|chunk| {
+    let words = bytes.chunks(16).map(|chunk| {
         let mut word = [0; 16];
         word[..chunk.len()].copy_from_slice(chunk);
         u128::from_le_bytes(word)
     });
-    words.collect()
+    let memory = words.collect();
+    (Array { bytes, dtype, sizes, strides, start: 0 }, memory)
+}
+
+fn shape(spec: &Value) -> Vec<usize> {
+    spec["shape"].as_array().unwrap().iter().map(|size| size.as_u64().unwrap() as usize).collect()
+}
+
+/// One tensor, or the tensors of a list; none where the case does not name the argument.
+fn specs<'c>(case: &'c Value, argument: &str) -> Vec<&'c Value> {
+    match case.get(argument) {
+        None => vec![],
+        Some(Value::Array(list)) => list.iter().collect(),
+        Some(spec) => vec![spec],
+    }
+}
+
+/// The arguments of a case.
+struct Arguments(Vec<(Array, Vec<u128>)>);
+
+impl Arguments {
+    fn new(case: &Value, argument: &str) -> Arguments {
+        Arguments(specs(case, argument).into_iter().map(tensor).collect())
+    }
+
+    fn views(&self) -> Vec<View<'_>> {
+        // SAFETY: each memory is a copy of its array's bytes.
+        self.0.iter().map(|(array, memory)| unsafe { array.view(memory.as_ptr().cast()) }).collect()
+    }
+
+    fn last_axes(&self) -> usize {
+        self.0.iter().map(|(array, _)| array.sizes.last().copied().unwrap_or(0)).sum()
+    }
+}
+
+/// The elements of the result as far as the arguments have one: a wrong output must not be what is refused.
+fn elements(op: &str, values: &Arguments, source: &Arguments, target: &Arguments, lengths: &Arguments) -> usize {
+    let rank = |arguments: &Arguments| arguments.0.first().map_or(0, |(array, _)| array.sizes.len());
+    let first = |arguments: &Arguments| arguments.0.first().and_then(|(array, _)| array.sizes.first()).copied();
+    match op {
+        "resample" => {
+            let samples_axis = if rank(values) == 3 || rank(source) == 2 { 1 } else { 0 };
+            let sizes = values.0[0].0.sizes.iter().enumerate();
+            sizes.filter(|(axis, _)| *axis != samples_axis).map(|(_, size)| size).product::<usize>()
+                * target.last_axes()
+        }
+        "fuse" => {
+            let batch = if rank(values) == 3 { first(values).unwrap_or(0) } else { 1 };
+            batch * target.last_axes() * values.last_axes()
+        }
+        _ => {
+            let batched = [source, target].into_iter().find(|times| rank(times) == 2);
+            batched.or((rank(lengths) == 1).then_some(lengths)).and_then(first).unwrap_or(1) * target.last_axes()
+        }
+    }
 }
 
 /// The error of a case, and the bytes of the result that it must leave alone.
-fn refused(case: &Value) -> (Error, Vec<u8>) {
-    let arrays = ["values", "source_times", "target_times"].map(|name| tensor(&case[name]));
-    let lengths = case.get("source_lengths").map(tensor);
-    let kept = arrays.each_ref().map(memory);
-    let kept_lengths = lengths.as_ref().map(memory);
-    // SAFETY: each memory is a copy of its array's bytes.
-    let view = |array: &Array, memory: &Vec<u128>| unsafe { array.view(memory.as_ptr().cast()) };
-    let [values, source_times, target_times] = [0, 1, 2].map(|place| view(&arrays[place], &kept[place]));
-    let source_lengths = lengths.as_ref().zip(kept_lengths.as_ref()).map(|(array, memory)| view(array, memory));
-
-    // The result's size as far as the arguments have one: a wrong output must not be what is refused.
-    let (shape, targets) = (&arrays[0].sizes, arrays[2].sizes.last().copied().unwrap_or(0));
-    let samples_axis = if shape.len() == 3 || arrays[1].sizes.len() == 2 { 1 } else { 0 };
-    let rest = shape.iter().enumerate().filter(|(axis, _)| *axis != samples_axis).map(|(_, size)| size);
-    let elements = rest.product::<usize>() * targets;
-    let mut output = vec![UNTOUCHED; elements * arrays[0].dtype.size() + 8];
+fn refused(op: &str, case: &Value) -> (Error, Vec<u8>) {
+    let [values, source, target, lengths] =
+        ["values", "source_times", "target_times", "source_lengths"].map(|name| Arguments::new(case, name));
+    let dtype = if op == "resample_mask" { DType::Bool } else { values.0.first().map_or(DType::F32, |(v, _)| v.dtype) };
+    let elements = elements(op, &values, &source, &target, &lengths);
+    let mut output = vec![UNTOUCHED; elements * dtype.size() + 8];
     // SAFETY: the bytes were just allocated, and types without alignment of their own are not read by a refusal.
-    let view = unsafe { ViewMut::from_raw(output.as_mut_ptr(), arrays[0].dtype, &[elements]) };
-    let (mode, outside) = (case["mode"].as_str().unwrap(), case["outside"].as_str().unwrap());
-    let result = resample(
-        values,
-        source_times,
-        target_times,
-        mode,
-        outside,
-        source_lengths,
-        &mut view.unwrap(),
-        &Place::cpu(&Serial),
-    );
-    (result.expect_err(case["name"].as_str().unwrap()), output)
+    let out = &mut unsafe { ViewMut::from_raw(output.as_mut_ptr(), dtype, &[elements]) }.unwrap();
+    let text = |name: &str| case[name].as_str().unwrap_or_default();
+    let (mode, outside, place) = (text("mode"), text("outside"), &Place::cpu(&Serial));
+    let (values, source, lengths) = (values.views(), source.views(), lengths.views().first().copied());
+    let target = target.views()[0];
+    let max_gap = case.get("max_gap").map(|gap| match gap.as_i64() {
+        Some(ticks) => MaxGap::Ticks(ticks),
+        None => MaxGap::Number(gap.as_f64().unwrap()),
+    });
+    let result = match op {
+        "resample" => resample(values[0], source[0], target, mode, outside, lengths, out, place),
+        "fuse" => fuse(&values, &source, target, mode, outside, lengths, out, place),
+        _ => resample_mask(source[0], target, max_gap, lengths, out, place),
+    };
+    (result.expect_err(text("name")), output)
 }
 
 #[test]
-fn the_table_of_wrong_arguments() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases/resample_errors.json");
-    let table: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-    let rank = |case: &Value, name: &str| case[name]["shape"].as_array().map_or(0, Vec::len);
-    let mut ran = 0;
-    for case in table.as_array().unwrap() {
+fn the_tables_of_wrong_arguments() {
+    for (op, least) in LEAST_CASES {
+        let path = format!("{}/tests/cases/{op}_errors.json", env!("CARGO_MANIFEST_DIR"));
+        let table: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
         let names = ["values", "source_times", "target_times", "source_lengths"];
-        if case["torch_only"] == true || names.iter().any(|name| rank(case, name) > 3) {
-            continue;
+        let fits = |case: &Value| {
+            case["torch_only"] != true
+                && names.iter().all(|name| specs(case, name).into_iter().all(|spec| shape(spec).len() <= 3))
+        };
+        let mut ran = 0;
+        for case in table.as_array().unwrap().iter().filter(|case| fits(case)) {
+            let (error, output) = refused(op, case);
+            let wanted = (case["kind"].as_str().unwrap(), case["text"].as_str().unwrap());
+            assert_eq!((error.kind(), error.text()), wanted, "{}", case["name"]);
+            assert!(output.iter().all(|&byte| byte == UNTOUCHED), "{error}: something was written");
+            ran += 1;
         }
-        let (error, output) = refused(case);
-        assert_eq!((error.kind(), error.text()), (case["kind"].as_str().unwrap(), case["text"].as_str().unwrap()));
-        assert!(output.iter().all(|&byte| byte == UNTOUCHED), "{error}: something was written");
-        ran += 1;
+        assert!(ran >= least, "only {ran} cases of the table of {op} ran");
     }
-    assert!(ran >= LEAST_CASES, "only {ran} cases of the table ran");
 }
 
 const VALUES: [f32; 12] = [0.0; 12];
@@ -109,7 +161,7 @@ fn dense<T: robocache::Element>(data: &[T], sizes: &[usize]) -> View<'static> {
     View::new(Vec::leak(data[..count].to_vec()), sizes).unwrap()
 }
 
-fn text<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
+fn text<T: std::fmt::Debug>(result: Result<T>) -> String {
     let error = result.unwrap_err();
     format!("{}: {error}", error.kind())
 }
@@ -180,7 +232,7 @@ fn a_backward_checks_its_gradient_and_workspace() {
         let output = &mut ViewMut::new(&mut output, &[1, 4, 3]).unwrap();
         let times = dense(&TIMES, &[4]);
         let place = Place::cpu(&Serial);
-        text(resample_backward(grad, times, times, "linear", "hold", None, false, output, workspace, &place))
+        text(resample_backward(grad, times, times, "linear", "hold", None, false, None, output, workspace, &place))
     };
     let grad = dense(&VALUES, &[1, 4, 3]);
     let wanted = robocache::resample_backward_workspace(1, 4, 4).unwrap();
@@ -202,6 +254,68 @@ fn a_backward_checks_its_gradient_and_workspace() {
 }
 
 #[test]
+fn derivatives_need_values_and_directions_of_one_kind() {
+    let place = Place::cpu(&Serial);
+    let (times, values) = (dense(&TIMES, &[4]), dense(&VALUES, &[1, 4, 3]));
+    let mut memory = vec![0u128; 200];
+    let mut gather = |grad: View, values: Option<View>, tangent: Option<View>, mode: &str| {
+        // SAFETY: the workspace has that many bytes.
+        let work = unsafe { ViewMut::from_raw(memory.as_mut_ptr().cast(), DType::U8, &[3200]) };
+        let (mut output, work) = ([0f32; 12], &mut work.unwrap());
+        let out = &mut ViewMut::new(&mut output, &[1, 4, 3]).unwrap();
+        text(match (values, tangent) {
+            (Some(values), Some(tangent)) => {
+                resample_curvature(grad, tangent, values, times, times, mode, "hold", None, out, work, &place)
+            }
+            _ => resample_backward(grad, times, times, mode, "hold", None, false, values, out, work, &place),
+        })
+    };
+    assert_eq!(
+        gather(values, None, None, "linear:2,pchip:1"),
+        "ValueError: resample_backward: values must be given for mode \"pchip\", got none"
+    );
+    let (short, wide) = (dense(&VALUES, &[1, 3, 3]), dense(&[0f64; 12], &[1, 4, 3]));
+    let shape = "must have shape [1, 4, 3], got [1, 3, 3]";
+    assert_eq!(gather(values, Some(short), None, "pchip"), format!("ValueError: resample_backward: values {shape}"));
+    assert_eq!(
+        gather(values, Some(wide), None, "pchip"),
+        "TypeError: resample_backward: values must be float32 (as grad), got float64"
+    );
+    let found = gather(values, Some(values), Some(short), "pchip");
+    assert_eq!(found, format!("ValueError: resample_curvature: tangent {shape}"));
+    let found = gather(values, Some(values), Some(wide), "pchip");
+    assert_eq!(found, "TypeError: resample_curvature: tangent must be float32 (as grad), got float64");
+
+    let tangent = |tangent: View, values: View| {
+        let mut output = [0f32; 12];
+        let out = &mut ViewMut::new(&mut output, &[12]).unwrap();
+        text(resample_tangent(tangent, values, times, times, "previous", "hold", None, out, &place))
+    };
+    assert_eq!(tangent(short, values), format!("ValueError: resample_tangent: tangent {shape}"));
+    let found = tangent(wide, values);
+    assert_eq!(found, "TypeError: resample_tangent: tangent must be float32 (as values), got float64");
+    let integers = dense(&[1i32; 12], &[1, 4, 3]);
+    let found = tangent(integers, integers);
+    assert_eq!(found, "TypeError: resample_tangent: values must be floating point, got int32");
+}
+
+#[test]
+fn a_gap_that_is_no_number_is_refused() {
+    let mask = |gap: MaxGap| {
+        let mut output = [false; 4];
+        let out = &mut ViewMut::new(&mut output, &[4]).unwrap();
+        let times = dense(&TIMES, &[4]);
+        resample_mask(times, times, Some(gap), None, out, &Place::cpu(&Serial))
+    };
+    for (number, found) in [(f64::NAN, "nan"), (f64::NEG_INFINITY, "-inf"), (-1e-3, "-0.001")] {
+        let wanted = format!("ValueError: resample_mask: max_gap must be at least 0, got {found}");
+        assert_eq!(text(mask(MaxGap::Number(number))), wanted);
+    }
+    assert_eq!(mask(MaxGap::Number(-0.0)), Ok(()));
+    assert_eq!(mask(MaxGap::Number(f64::INFINITY)), Ok(()));
+}
+
+#[test]
 fn a_backward_with_scalar_times_is_refused() {
     let (mut output, mut workspace) = ([0f32; 3], [0u8; 0]);
     let result = resample_backward(
@@ -212,6 +326,7 @@ fn a_backward_with_scalar_times_is_refused() {
         "hold",
         None,
         false,
+        None,
         &mut ViewMut::new(&mut output, &[1, 1, 3]).unwrap(),
         &mut ViewMut::new(&mut workspace, &[0]).unwrap(),
         &Place::cpu(&Serial),
@@ -232,6 +347,7 @@ fn a_backward_to_no_samples_is_an_empty_gradient() {
         "hold",
         None,
         false,
+        None,
         &mut ViewMut::new(&mut output, &[1, 0, 3]).unwrap(),
         &mut workspace.unwrap(),
         &Place::cpu(&Serial),
@@ -250,5 +366,15 @@ fn a_build_without_cuda_says_so() {
     assert_eq!(
         text(resample(values, times, targets, "linear", "hold", None, output, &place)),
         "NotImplementedError: resample: this build has no CUDA; build robocache with feature cuda"
+    );
+    assert_eq!(
+        text(fuse(&[values], &[times], targets, "linear", "hold", None, output, &place)),
+        "NotImplementedError: fuse: this build has no CUDA; build robocache with feature cuda"
+    );
+    let mut output = [false; 2];
+    let output = &mut ViewMut::new(&mut output, &[2]).unwrap();
+    assert_eq!(
+        text(resample_mask(times, targets, None, None, output, &place)),
+        "NotImplementedError: resample_mask: this build has no CUDA; build robocache with feature cuda"
     );
 }

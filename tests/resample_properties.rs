@@ -1,116 +1,18 @@
 //! What holds for `resample` whatever its arguments, on inputs that proptest makes and shrinks.
 
+mod logs;
+
+use logs::{Log, MODES, OUTSIDE, any_seconds, bits, logs, seconds};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use robocache::{
-    DType, Element, Place, Serial, View, ViewMut, resample, resample_backward, resample_backward_workspace,
-    resample_slope, resample_time_grad,
+    DType, Place, Serial, View, ViewMut, resample_backward, resample_backward_workspace, resample_slope,
+    resample_tangent, resample_time_grad,
 };
 
-const MODES: [&str; 4] = ["linear", "previous", "next", "nearest"];
-const OUTSIDE: [&str; 3] = ["hold", "nan", "zero"];
-
-/// `[B, S, D]` values with their times; every row as long as the others.
-#[derive(Clone, Debug)]
-struct Log<T> {
-    batch: usize,
-    channels: usize,
-    values: Vec<f64>,
-    /// `[B, S]`.
-    times: Vec<T>,
-    /// `[B, T]`.
-    targets: Vec<T>,
-}
-
-impl<T: Element> Log<T> {
-    fn samples(&self) -> usize {
-        self.times.len() / self.batch
-    }
-
-    fn row_targets(&self) -> usize {
-        self.targets.len() / self.batch
-    }
-
-    fn values(&self) -> View<'_> {
-        View::new(&self.values, &[self.batch, self.samples(), self.channels]).unwrap()
-    }
-
-    fn times(&self) -> View<'_> {
-        View::new(&self.times, &[self.batch, self.samples()]).unwrap()
-    }
-
-    fn targets(&self) -> View<'_> {
-        View::new(&self.targets, &[self.batch, self.row_targets()]).unwrap()
-    }
-
-    /// `[B, T, D]`.
-    fn resample(&self, mode: &str, outside: &str, lengths: Option<&[i64]>) -> Vec<f64> {
-        let shape = [self.batch, self.row_targets(), self.channels];
-        let mut output = vec![0.0; shape.iter().product()];
-        resample(
-            self.values(),
-            self.times(),
-            self.targets(),
-            mode,
-            outside,
-            lengths.map(|lengths| View::new(lengths, &[self.batch]).unwrap()),
-            &mut ViewMut::new(&mut output, &shape).unwrap(),
-            &Place::cpu(&Serial),
-        )
-        .unwrap();
-        output
-    }
-
-    /// One row of the batch with its first `length` samples.
-    fn alone(&self, row: usize, length: usize) -> Log<T> {
-        let (samples, targets) = (self.samples(), self.row_targets());
-        Log {
-            batch: 1,
-            channels: self.channels,
-            values: self.values[row * samples * self.channels..][..length * self.channels].to_vec(),
-            times: self.times[row * samples..][..length].to_vec(),
-            targets: self.targets[row * targets..][..targets].to_vec(),
-        }
-    }
-}
-
-/// A log whose times are `times`, in ascending order, and whose targets are sometimes samples.
-fn logs<T: Element + PartialOrd + std::fmt::Debug>(
-    times: impl Strategy<Value = T> + Clone + 'static,
-    targets: impl Strategy<Value = T> + Clone + 'static,
-) -> impl Strategy<Value = Log<T>> {
-    (1..4usize, 1..24usize, 0..24usize, 1..6usize).prop_flat_map(move |(batch, samples, count, channels)| {
-        let values = vec(-1e3..1e3, batch * samples * channels);
-        let wanted = (any::<Index>(), any::<bool>(), targets.clone());
-        (values, vec(times.clone(), batch * samples), vec(wanted, batch * count)).prop_map(
-            move |(values, mut times, wanted)| {
-                for row in times.chunks_mut(samples) {
-                    row.sort_by(|a, b| a.partial_cmp(b).unwrap());
-                }
-                let pick = |(at, (index, hit, free)): (usize, (Index, bool, T))| {
-                    let row = at / count;
-                    if hit { times[row * samples + index.index(samples)] } else { free }
-                };
-                let targets = wanted.into_iter().enumerate().map(pick).collect();
-                Log { batch, channels, values, times, targets }
-            },
-        )
-    })
-}
-
-/// Times on a coarse grid, so that some are equal.
-fn seconds() -> impl Strategy<Value = f64> + Clone {
-    (0..400i32).prop_map(|tick| f64::from(tick) * 0.05)
-}
-
-fn any_seconds() -> impl Strategy<Value = f64> + Clone {
-    -5.0..25.0
-}
-
-fn bits(numbers: &[f64]) -> Vec<u64> {
-    numbers.iter().map(|number| if number.is_nan() { f64::NAN } else { *number }.to_bits()).collect()
-}
+/// Half a turn.
+const HALF: f64 = std::f64::consts::PI;
 
 /// The adjoint of `resample`, or of its slope.
 fn backward(log: &Log<f64>, grad: &[f64], mode: &str, outside: &str, slope: bool) -> Vec<f64> {
@@ -127,6 +29,7 @@ fn backward(log: &Log<f64>, grad: &[f64], mode: &str, outside: &str, slope: bool
         outside,
         None,
         slope,
+        Some(log.values()),
         &mut ViewMut::new(&mut output, &[batch, samples, log.channels]).unwrap(),
         workspace,
         &Place::cpu(&Serial),
@@ -165,13 +68,23 @@ proptest! {
     #[test]
     fn exact_at_samples(log in logs(seconds(), any_seconds()), mode in select(&MODES), outside in select(&OUTSIDE)) {
         let log = Log { targets: log.times.clone(), ..log };
+        let mode = log.fitting(mode);
         let result = log.resample(mode, outside, None);
         let samples = log.samples();
         for (place, found) in result.chunks(log.channels).enumerate() {
             let row = &log.times[place / samples * samples..][..samples];
             let last = row.iter().rposition(|&time| time == log.targets[place]).unwrap();
             let wanted = &log.values[(place / samples * samples + last) * log.channels..][..log.channels];
-            prop_assert_eq!(bits(found), bits(wanted));
+            let wrap = |angle: f64| if (-HALF..HALF).contains(&angle) { angle } else { f64::NAN };
+            if mode != "angle" {
+                prop_assert_eq!(bits(found), bits(wanted));
+            }
+            for (&found, &wanted) in found.iter().zip(wanted).filter(|_| mode == "angle") {
+                // Within half a turn bit for bit, else moved by whole turns.
+                let turns = (found - wanted) / (2.0 * HALF);
+                prop_assert!(found == wrap(wanted) || (-HALF..HALF).contains(&found) && wrap(wanted).is_nan());
+                prop_assert!((turns - turns.round()).abs() < 1e-12, "{found} for {wanted}");
+            }
         }
     }
 
@@ -182,6 +95,7 @@ proptest! {
         mode in select(&MODES),
         outside in select(&OUTSIDE),
     ) {
+        let mode = log.fitting(mode);
         let lengths: Vec<i64> = (0..log.batch).map(|row| 1 + cuts[row].index(log.samples()) as i64).collect();
         let mut ragged = log.clone();
         for (row, &length) in lengths.iter().enumerate() {
@@ -202,7 +116,7 @@ proptest! {
         mode in select(&MODES),
         outside in select(&OUTSIDE),
     ) {
-        let count = log.row_targets();
+        let (mode, count) = (log.fitting(mode), log.row_targets());
         let mut order: Vec<usize> = (0..count).collect();
         order.sort_by_key(|&target| keys[target]);
         let permute = |row: &[f64], width: usize| -> Vec<f64> {
@@ -223,6 +137,7 @@ proptest! {
         mode in select(&MODES),
         outside in select(&OUTSIDE),
     ) {
+        let mode = log.fitting(mode);
         let move_by = |times: &[i64]| times.iter().map(|time| time + shift).collect();
         let moved = Log { times: move_by(&log.times), targets: move_by(&log.targets), ..log.clone() };
         prop_assert_eq!(bits(&moved.resample(mode, outside, None)), bits(&log.resample(mode, outside, None)));
@@ -242,9 +157,65 @@ proptest! {
     }
 
     #[test]
+    fn a_curve_stays_within_its_bracket_and_is_monotone_there(log in logs(seconds(), any_seconds())) {
+        let mut log = log;
+        let count = log.row_targets();
+        log.targets.chunks_mut(count.max(1)).for_each(|row| row.sort_by(f64::total_cmp));
+        let curve = log.resample("pchip", "hold", None);
+        let (before, after) = (log.resample("previous", "hold", None), log.resample("next", "hold", None));
+        for place in 0..curve.len() {
+            let (found, a, b) = (curve[place], before[place], after[place]);
+            prop_assert!(a.min(b) <= found && found <= a.max(b), "{found} between {a} and {b}");
+            // The target before, where it lies in the same bracket.
+            let Some(last) = place.checked_sub(log.channels) else { continue };
+            if (before[last], after[last]) == (a, b) && place / log.channels % count != 0 {
+                let slack = 4.0 * f64::EPSILON * a.abs().max(b.abs());
+                prop_assert!((found - curve[last]) * (b - a).signum() >= -slack, "{} then {found}", curve[last]);
+            }
+        }
+    }
+
+    #[test]
+    fn an_angle_moves_along_the_shorter_arc(log in logs(seconds(), any_seconds())) {
+        let (found, line) = (log.resample("angle", "hold", None), log.resample("linear", "hold", None));
+        let (before, after) = (log.resample("previous", "hold", None), log.resample("next", "hold", None));
+        let wrap = |angle: f64| angle - 2.0 * HALF * (angle / (2.0 * HALF)).round();
+        for ((&found, &line), (&a, &b)) in found.iter().zip(&line).zip(before.iter().zip(&after)) {
+            prop_assert!((-HALF..HALF).contains(&found));
+            let (arc, part) = (wrap(b - a).abs(), wrap(found - a).abs());
+            prop_assert!(part <= arc + 1e-12, "{found} from {a} to {b}");
+            if (b - a).abs() < HALF - 1e-9 {
+                prop_assert!(wrap(found - line).abs() < 1e-12, "{found}, on the line {line}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_slerp_is_a_rotation_that_turns_evenly(log in logs(seconds(), any_seconds())) {
+        prop_assume!(log.channels.is_multiple_of(4));
+        let samples = [("slerp", 0), ("previous", 1), ("next", 2)].map(|(mode, _)| log.resample(mode, "hold", None));
+        let unit = |q: &[f64]| {
+            let norm = dot(q, q).sqrt();
+            q.iter().map(|v| v / norm).collect::<Vec<_>>()
+        };
+        for place in (0..samples[0].len()).step_by(4) {
+            let [found, a, b] = [0, 1, 2].map(|which| &samples[which][place..place + 4]);
+            if found == a || found == b {
+                continue;
+            }
+            prop_assert!((dot(found, found) - 1.0).abs() < 1e-14);
+            // Its angles to both samples add up to the angle between them, on the side of the left one.
+            let (a, b) = (unit(a), unit(b));
+            let angle = |x: &[f64], y: &[f64]| dot(x, y).abs().min(1.0).acos();
+            let whole = angle(&a, &b);
+            prop_assert!((angle(&a, found) + angle(&b, found) - whole).abs() < 1e-6 && dot(&a, found) > 0.0);
+        }
+    }
+
+    #[test]
     fn backward_is_the_adjoint(
         log in logs(seconds(), any_seconds()),
-        mode in select(&MODES),
+        mode in select(&MODES[..4]),
         outside in select(vec!["hold", "zero", "extrapolate"]),
     ) {
         let outside = if mode == "linear" || outside != "extrapolate" { outside } else { "hold" };
@@ -256,6 +227,25 @@ proptest! {
         let slopes = slope(&log, mode, outside);
         let adjoint = backward(&log, &grad, mode, outside, true);
         assert_close(dot(&grad, &slopes), dot(&adjoint, &log.values), &[1e7])?;
+    }
+
+    #[test]
+    fn backward_is_the_adjoint_of_the_tangent(
+        log in logs(seconds(), any_seconds()),
+        mode in select(&MODES),
+        outside in select(&OUTSIDE),
+    ) {
+        let mode = log.fitting(mode);
+        let shape = [log.batch, log.row_targets(), log.channels];
+        let direction: Vec<f64> = (0..log.values.len()).map(|place| (place as f64 * 0.3).cos()).collect();
+        let along = Log { values: direction.clone(), ..log.clone() };
+        let mut tangent = vec![0.0; shape.iter().product()];
+        let out = &mut ViewMut::new(&mut tangent, &shape).unwrap();
+        let (source, target, place) = (log.times(), log.targets(), &Place::cpu(&Serial));
+        resample_tangent(along.values(), log.values(), source, target, mode, outside, None, out, place).unwrap();
+        let grad = weights(&log);
+        let adjoint = backward(&log, &grad, mode, outside, false);
+        assert_close(dot(&grad, &tangent), dot(&adjoint, &direction), &tangent)?;
     }
 
     #[test]

@@ -2,9 +2,10 @@
 
 #![cfg(feature = "tch")]
 
-use robocache::Error;
-use robocache::tch::{ResampleOptions, resample};
+use robocache::tch::{ResampleOptions, fuse, resample, resample_mask};
+use robocache::{Error, MaxGap};
 use serde_json::Value;
+use std::f64::consts::TAU;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tch::{Device, Kind, Tensor};
@@ -15,6 +16,10 @@ fn column(values: &[f64]) -> Tensor {
 
 fn numbers(tensor: &Tensor) -> Vec<f64> {
     Vec::try_from(tensor.detach().to_kind(Kind::Double).reshape([-1])).unwrap()
+}
+
+fn refs(tensors: &[Tensor]) -> Vec<&Tensor> {
+    tensors.iter().collect()
 }
 
 /// Numbers in `0..1`, the same in every run.
@@ -50,6 +55,142 @@ fn modes_and_ends_by_hand() {
     let result = numbers(&resample(&values, &times, &targets, options).unwrap());
     assert!(result[0].is_nan() && result[6].is_nan());
     assert_eq!(result[1..6], [5.5, 10.0, 32.5, 30.0, 20.0]);
+}
+
+/// Whether numbers agree to rounding.
+fn close(found: &[f64], expected: &[f64]) -> bool {
+    found.len() == expected.len() && found.iter().zip(expected).all(|(a, b)| (a - b).abs() <= 1e-15 * b.abs().max(1.0))
+}
+
+#[test]
+fn curves_by_hand() {
+    let at = |mode: &str, values: &Tensor, times: &[f64], targets: &[f64]| {
+        let options = ResampleOptions { mode, ..Default::default() };
+        numbers(&resample(values, &Tensor::from_slice(times), &Tensor::from_slice(targets), options).unwrap())
+    };
+    // The short way from 3 to -3 is TAU - 6, over the turn.
+    let angles = at("angle", &column(&[3.0, -3.0]), &[0.0, 1.0], &[0.25, 0.75, 1.0]);
+    assert!(close(&angles, &[3.0 + 0.25 * (TAU - 6.0), -3.0 - 0.25 * (TAU - 6.0), -3.0]), "{angles:?}");
+
+    // Half a turn about z, of which a third is made.
+    let turns = Tensor::from_slice(&[0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0]).reshape([2, 4]);
+    let turned = at("slerp", &turns, &[0.0, 3.0], &[1.0, 3.0]);
+    assert!(close(&turned, &[0.0, 0.0, 0.5, 0.75f64.sqrt(), 0.0, 0.0, 1.0, 0.0]), "{turned:?}");
+
+    // The slope is 3/2 at the first sample (the three-point end) and 0 at the second, where the curve turns flat.
+    assert_eq!(at("pchip", &column(&[0.0, 1.0, 1.0]), &[0.0, 1.0, 2.0], &[0.5, 1.5]), [0.6875, 1.0]);
+}
+
+#[test]
+fn curves_have_two_derivatives() {
+    let times = Tensor::from_slice(&[0.0, 1.0, 3.0]);
+    let targets = Tensor::from_slice(&[0.25, 1.5, 2.0]);
+    let values = [0.1, 0.2, 0.3, 0.9, 0.4, 0.1, -0.2, 0.8, 0.6, 0.5, 0.4, 0.3];
+    for mode in ["pchip", "slerp"] {
+        let options = ResampleOptions { mode, ..Default::default() };
+        // The cosines keep the sum from being even in the outputs.
+        let loss = |values: &Tensor| resample(values, &times, &targets, options).unwrap().cos().sum(Kind::Double);
+        let leaf = |values: &[f64]| Tensor::from_slice(values).reshape([3, 4]).set_requires_grad(true);
+        let first = |values: &[f64]| {
+            let leaf = leaf(values);
+            Tensor::run_backward(&[loss(&leaf)], &[&leaf], false, false).remove(0)
+        };
+        let x = leaf(&values);
+        let gradient = Tensor::run_backward(&[loss(&x)], &[&x], true, true).remove(0);
+        let second = numbers(&Tensor::run_backward(&[gradient.cos().sum(Kind::Double)], &[&x], false, false).remove(0));
+        for (i, found) in second.iter().enumerate() {
+            let step = 1e-6;
+            let moved = |by: f64| {
+                let mut values = values;
+                values[i] += by;
+                values
+            };
+            let difference = |call: &dyn Fn(&[f64]) -> f64| (call(&moved(step)) - call(&moved(-step))) / (2.0 * step);
+            let slope = difference(&|values| numbers(&loss(&leaf(values)))[0]);
+            assert!((slope - numbers(&gradient)[i]).abs() < 1e-8, "{mode} value {i}: {slope}");
+            let curvature = difference(&|values| numbers(&first(values).cos().sum(Kind::Double))[0]);
+            assert!((curvature - found).abs() < 1e-8, "{mode} value {i}: {curvature} against {found}");
+        }
+    }
+}
+
+#[test]
+fn a_mask_ends_with_the_row_and_at_gaps() {
+    let times = Tensor::from_slice(&[0i64, 10, 500]);
+    let targets = Tensor::from_slice(&[-1i64, 0, 5, 10, 100, 500, 501]);
+    let mask = |gap: Option<MaxGap>, lengths: Option<&Tensor>| {
+        let result = resample_mask(&times, &targets, gap, lengths).unwrap();
+        assert_eq!(result.kind(), Kind::Bool);
+        (result.size(), numbers(&result))
+    };
+    let within = vec![0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0];
+    let near = vec![0.0, 1.0, 1.0, 1.0, 0.0, 1.0, 0.0];
+    assert_eq!(mask(None, None), (vec![7], within.clone()));
+    assert_eq!(mask(Some(MaxGap::Ticks(490)), None).1, within);
+    assert_eq!(mask(Some(MaxGap::Ticks(489)), None).1, near);
+    assert_eq!(mask(Some(MaxGap::Number(489.9)), None).1, near);
+    assert_eq!(mask(Some(MaxGap::Number(f64::INFINITY)), None).1, within);
+
+    let lengths = Tensor::from_slice(&[3i32, 2]);
+    let (size, rows) = mask(Some(MaxGap::Ticks(10)), Some(&lengths));
+    assert_eq!((size, &rows[..7]), (vec![2, 7], &near[..]));
+    assert_eq!(rows[7..], [0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0]);
+}
+
+#[test]
+fn fused_streams_are_the_resampled_ones_side_by_side() {
+    let mut random = random(2);
+    let mut made = |shape: &[i64]| {
+        let numbers: Vec<f64> = (0..shape.iter().product::<i64>()).map(|_| random() - 0.5).collect();
+        Tensor::from_slice(&numbers).reshape(shape)
+    };
+    let lengths = Tensor::from_slice(&[5i64, 1, 7, 2, 9, 3]).reshape([2, 3]); // [B, K], ragged
+    let values: Vec<Tensor> = [[2, 5, 3], [2, 9, 4], [2, 7, 2]].iter().map(|shape| made(shape)).collect();
+    let times: Vec<Tensor> = [5, 9, 7].iter().map(|&samples| made(&[2, samples]).sort(1, false).0).collect();
+    let lengths_of = |stream: i64| lengths.select(1, stream);
+    assert_eq!(numbers(&lengths_of(1)), [1.0, 9.0]);
+    let targets = made(&[2, 40]) * 1.2;
+
+    let modes = ["linear:2,angle:1", "slerp", "pchip:1,previous:1"];
+    let alone: Vec<Tensor> = (0..3)
+        .map(|stream| {
+            let lengths = lengths_of(stream as i64);
+            let options = ResampleOptions { mode: modes[stream], source_lengths: Some(&lengths), ..Default::default() };
+            resample(&values[stream], &times[stream], &targets, options).unwrap()
+        })
+        .collect();
+    let mode = "linear:2,angle:1,slerp:4,pchip:1,previous:*";
+    let options = ResampleOptions { mode, source_lengths: Some(&lengths), ..Default::default() };
+    let fused = fuse(&refs(&values), &refs(&times), &targets, options).unwrap();
+    assert_eq!(fused.size(), [2, 40, 9]);
+    assert!(fused.equal(&Tensor::cat(&alone, 2)));
+}
+
+#[test]
+fn gradients_go_through_fuse_to_every_stream() {
+    // As below for one stream; of the second, whose bracket has w = 1/2 and slope -2, channel 1 is copied.
+    let first = column(&[8.0, 20.0]).set_requires_grad(true);
+    let second = Tensor::from_slice(&[4.0, 1.0, 0.0, 2.0]).reshape([2, 2]).set_requires_grad(true);
+    let times = [Tensor::from_slice(&[1.0, 5.0]), Tensor::from_slice(&[1.0, 3.0])];
+    let times = times.map(|times| times.set_requires_grad(true));
+    let target = Tensor::from_slice(&[2.0]).set_requires_grad(true);
+    let options = ResampleOptions { mode: "linear:2,previous:1", ..Default::default() };
+    let fused = fuse(&[&first, &second], &[&times[0], &times[1]], &target, options).unwrap();
+    assert_eq!((fused.size(), numbers(&fused)), (vec![1, 3], vec![11.0, 2.0, 1.0]));
+
+    let slope = Tensor::run_backward(&[fused.sum(Kind::Double)], &[&target], true, true);
+    assert_eq!(numbers(&slope[0]), [3.0 - 2.0]);
+    fused.sum(Kind::Double).backward();
+    assert_eq!(numbers(&first.grad()), [0.75, 0.25]);
+    assert_eq!(numbers(&second.grad()), [0.5, 1.0, 0.5, 0.0]);
+    assert_eq!(numbers(&target.grad()), [1.0]);
+    assert_eq!(numbers(&times[0].grad()), [-3.0 * 0.75, -3.0 * 0.25]);
+    assert_eq!(numbers(&times[1].grad()), [1.0, 1.0]);
+
+    // The slope is (v1 - v0) / 4 of the first stream and (v1 - v0) / 2 of the second.
+    let again = Tensor::run_backward(&[slope[0].sum(Kind::Double)], &[&first, &second], false, false);
+    assert_eq!(numbers(&again[0]), [-0.25, 0.25]);
+    assert_eq!(numbers(&again[1]), [-0.5, 0.0, 0.5, 0.0]);
 }
 
 #[test]
@@ -155,7 +296,7 @@ fn described(row: &Value) -> Option<Tensor> {
     let shape: Vec<i64> = row["shape"].as_array().unwrap().iter().map(|size| size.as_i64().unwrap()).collect();
     let kind = kind(row["dtype"].as_str().unwrap())?;
     let Some(data) = row.get("data") else {
-        return Some(Tensor::zeros(shape, (kind, Device::Cpu)));
+        return Some(Tensor::ones(shape, (kind, Device::Cpu)));
     };
     let data = data.as_array().unwrap();
     // Integers as integers: nanoseconds of today have no room in f64.
@@ -166,30 +307,58 @@ fn described(row: &Value) -> Option<Tensor> {
     Some(tensor.to_kind(kind).reshape(shape))
 }
 
-#[test]
-fn errors_have_the_text_of_the_shared_table() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/resample_errors.json");
-    let table: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-    let mut tried = 0;
-    for row in table.as_array().unwrap() {
-        let lengths = row.get("source_lengths").filter(|lengths| !lengths.is_null());
-        let source_lengths = lengths.map(described);
-        let tensors = ["values", "source_times", "target_times"].map(|name| described(&row[name]));
-        let ([Some(values), Some(source_times), Some(target_times)], None | Some(Some(_))) =
-            (&tensors, &source_lengths)
-        else {
-            continue;
-        };
-        let options = ResampleOptions {
-            mode: row["mode"].as_str().unwrap(),
-            outside: row["outside"].as_str().unwrap(),
-            source_lengths: source_lengths.as_ref().and_then(Option::as_ref),
-        };
-        let error = resample(values, source_times, target_times, options).expect_err(&row["name"].to_string());
-        assert_eq!((error.kind(), error.text()), (row["kind"].as_str().unwrap(), row["text"].as_str().unwrap()));
-        tried += 1;
+/// The tensors of an argument, one or a list; none where the row has no such argument.
+fn tensors(row: &Value, name: &str) -> Option<Vec<Tensor>> {
+    match row.get(name) {
+        None | Some(Value::Null) => Some(Vec::new()),
+        Some(Value::Array(list)) => list.iter().map(described).collect(),
+        Some(one) => Some(vec![described(one)?]),
     }
-    assert!(tried > 50, "only {tried} rows of the table could be tried");
+}
+
+/// What the operator makes of a row of its table of errors, where tch can make the tensors.
+fn tried(operator: &str, row: &Value) -> Option<robocache::Result<Tensor>> {
+    let [values, source_times, targets, lengths] =
+        ["values", "source_times", "target_times", "source_lengths"].map(|name| tensors(row, name));
+    let (values, source_times, targets, lengths) = (values?, source_times?, targets?, lengths?);
+    let text = |name: &str| row[name].as_str().unwrap();
+    if operator == "resample_mask" {
+        let gap = max_gap(&row["max_gap"])?;
+        return Some(resample_mask(&source_times[0], &targets[0], gap, lengths.first()));
+    }
+    let options = ResampleOptions { mode: text("mode"), outside: text("outside"), source_lengths: lengths.first() };
+    Some(match operator {
+        "fuse" => fuse(&refs(&values), &refs(&source_times), &targets[0], options),
+        _ => resample(&values[0], &source_times[0], &targets[0], options),
+    })
+}
+
+/// The gap of a row, where it is a number or absent; complex numbers and the like are Python's alone.
+fn max_gap(gap: &Value) -> Option<Option<MaxGap>> {
+    match gap {
+        Value::Null => Some(None),
+        Value::Number(number) => {
+            let whole = number.as_i64().map(MaxGap::Ticks);
+            Some(Some(whole.unwrap_or(MaxGap::Number(number.as_f64()?))))
+        }
+        _ => None,
+    }
+}
+
+#[test]
+fn errors_have_the_text_of_the_shared_tables() {
+    for (operator, least) in [("resample", 90), ("fuse", 50), ("resample_mask", 20)] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/cases/{operator}_errors.json"));
+        let table: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let mut count = 0;
+        for row in table.as_array().unwrap() {
+            let Some(result) = tried(operator, row) else { continue };
+            let error = result.expect_err(&row["name"].to_string());
+            assert_eq!((error.kind(), error.text()), (row["kind"].as_str().unwrap(), row["text"].as_str().unwrap()));
+            count += 1;
+        }
+        assert!(count >= least, "only {count} rows of the table of {operator} could be tried");
+    }
 }
 
 #[test]
@@ -202,7 +371,7 @@ fn an_error_matches_by_variant() {
 
 /// The Python whose torch this test is linked with, if it has the package installed.
 fn python() -> Option<&'static str> {
-    let imports = "import torch, robocache.nn; torch.ops.robocache.resample";
+    let imports = "import torch, robocache.nn; torch.ops.robocache.fuse";
     let runs =
         |python: &&str| Command::new(python).args(["-c", imports]).output().is_ok_and(|done| done.status.success());
     ["python3", "python"].into_iter().find(runs)

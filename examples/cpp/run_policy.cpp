@@ -1,10 +1,10 @@
-// Runs a TorchScript policy that calls robocache::resample, without Python, on one saved observation.
+// Runs a TorchScript policy that calls robocache's operators, without Python, on one saved observation.
 //
 //     python examples/policy.py policy
 //     run_policy policy/policy.pt policy/observation.pt [policy/expected.pt]
 //
 // With a third file the actions are compared with the ones in it, and a single differing bit is a failure. The policy
-// needs no line of RoboCache here: linking robocache::robocache loads the library, which registers the operator.
+// needs no line of RoboCache here: linking robocache::robocache loads the library, which registers the operators.
 
 #include <torch/script.h>
 

@@ -251,7 +251,8 @@ pub fn stream_modes(op: &str, mode: &str, outside: &str, values: Kind, widths: &
 }
 
 pub fn bends(mode: &str) -> bool {
-    mode.split(',').any(|part| modes::Mode::parse(part.split(':').next().unwrap_or(part)).is_some_and(modes::Mode::bends))
+    mode.split(',')
+        .any(|part| modes::Mode::parse(part.split(':').next().unwrap_or(part)).is_some_and(modes::Mode::bends))
 }
 
 pub fn named_channels(mode: &str) -> i64 {

@@ -34,7 +34,9 @@ impl Share {
         let tile = vectors.clamp(1, TILE);
         let tiles = vectors.div_ceil(tile);
         let rows_per_warp = rows_per_warp(rows, tile);
-        Share { rows_per_warp, tile, tiles, warps: rows.div_ceil(u64::from(rows_per_warp)).saturating_mul(tiles) }
+        let warps = rows.div_ceil(u64::from(rows_per_warp)).saturating_mul(tiles);
+        // Kernels divide by it, those past the last warp of a launch too.
+        Share { rows_per_warp, tile, tiles: tiles.max(1), warps }
     }
 }
 

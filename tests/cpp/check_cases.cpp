@@ -1,10 +1,11 @@
-// Calls robocache::resample on every case of a file that test_cpp.py writes and compares results, gradients and errors.
+// Calls robocache::resample, fuse and resample_mask on every case of a file that test_cpp.py writes and compares
+// results, gradients and errors.
 //
 //     check_cases CASES.pt
 //
-// A case is a dict: the arguments by name (source_lengths may be None), and either `result` with, for floating values,
-// `grad` (of the result) and the gradients `grad_values`, `grad_source_times`, `grad_target_times` (None where there is
-// none), or `error` with its `kind`.
+// A case is a dict: `operator`, the arguments by name (max_gap and source_lengths may be None; values and source_times
+// of fuse are lists), and either `result` with, where it has derivatives, `grad` (of the result) and the gradients
+// `grad_values`, `grad_source_times`, `grad_target_times` (None where there is none), or `error` with its `kind`.
 
 #include "files.h"
 
@@ -27,13 +28,60 @@ struct Case {
   at::Tensor tensor(const char* name, at::Device device = at::kCPU) const {
     return fields.at(name).toTensor().to(device);
   }
-  at::Tensor leaf(const char* name, at::Device device) const {
-    const at::Tensor tensor = fields.at(name).toTensor().to(device).detach();
-    return at::isFloatingType(tensor.scalar_type()) ? tensor.requires_grad_() : tensor;
+  std::optional<at::Tensor> optional_tensor(const char* name, at::Device device) const {
+    return has(name) ? std::optional(tensor(name, device)) : std::nullopt;
+  }
+  std::optional<at::Scalar> optional_number(const char* name) const {
+    return has(name) ? std::optional(fields.at(name).toScalar()) : std::nullopt;
+  }
+  // One tensor, or the tensors of a list, those of None undefined; none at all where there is no such field.
+  std::vector<at::Tensor> tensors(const char* name, at::Device device = at::kCPU) const {
+    std::vector<at::Tensor> all;
+    if (!fields.contains(name)) {
+      return all;
+    }
+    const auto add = [&](const c10::IValue& value) {
+      all.push_back(value.isNone() ? at::Tensor() : value.toTensor().to(device));
+    };
+    const c10::IValue value = fields.at(name); // named: toListRef() borrows from it
+    if (!value.isList()) {
+      add(value);
+      return all;
+    }
+    for (const c10::IValue& item : value.toListRef()) {
+      add(item);
+    }
+    return all;
   }
 
   c10::impl::GenericDict fields;
 };
+
+// The tensors of a call; all but fuse have one source_times and at most one of values.
+struct Tensors {
+  Tensors(const Case& test, at::Device device)
+      : values(test.tensors("values", device)),
+        source_times(test.tensors("source_times", device)),
+        target_times(test.tensors("target_times", device)),
+        lengths(test.optional_tensor("source_lengths", device)) {}
+
+  std::vector<at::Tensor> values, source_times, target_times;
+  std::optional<at::Tensor> lengths;
+};
+
+at::Tensor call(const Case& test, const Tensors& given) {
+  const std::string op = test.text("operator");
+  const at::Tensor& target_times = given.target_times.at(0);
+  if (op == "resample_mask") {
+    return robocache::resample_mask(
+        given.source_times.at(0), target_times, test.optional_number("max_gap"), given.lengths);
+  }
+  const std::string mode = test.text("mode"), outside = test.text("outside");
+  if (op == "fuse") {
+    return robocache::fuse(given.values, given.source_times, target_times, mode, outside, given.lengths);
+  }
+  return robocache::resample(given.values.at(0), given.source_times.at(0), target_times, mode, outside, given.lengths);
+}
 
 void expect(bool holds, const std::string& what) {
   if (!holds) {
@@ -41,53 +89,51 @@ void expect(bool holds, const std::string& what) {
   }
 }
 
-void check_result(const Case& test, at::Device device) {
-  const at::Tensor values = test.leaf("values", device);
-  const at::Tensor source_times = test.leaf("source_times", device);
-  const at::Tensor target_times = test.leaf("target_times", device);
-  const auto lengths =
-      test.has("source_lengths") ? std::optional(test.tensor("source_lengths", device)) : std::nullopt;
-  const std::string mode = test.text("mode");
-  const std::string outside = test.text("outside");
+void check_gradients(const Case& test, const char* name, const std::vector<at::Tensor>& leaves) {
+  const std::vector<at::Tensor> expected = test.tensors(name);
+  expect(expected.size() == leaves.size(), std::string(name) + " must have one for each tensor");
+  for (size_t i = 0; i < leaves.size(); ++i) {
+    const std::string which = std::string(name) + " " + std::to_string(i);
+    const at::Tensor& found = leaves[i].grad();
+    expect(found.defined() == expected[i].defined(), which + " must exist where Python's does");
+    expect(!found.defined() || same_bits(found, expected[i]), which + " must equal Python's");
+  }
+}
 
-  const at::Tensor result = robocache::resample(values, source_times, target_times, mode, outside, lengths);
+void check_result(const Case& test, at::Device device) {
+  Tensors given(test, device);
+  for (auto* tensors : {&given.values, &given.source_times, &given.target_times}) {
+    for (at::Tensor& tensor : *tensors) {
+      tensor = tensor.detach().requires_grad_(at::isFloatingType(tensor.scalar_type()));
+    }
+  }
+  const at::Tensor result = call(test, given);
   expect(same_bits(result, test.tensor("result")), "the result must equal Python's");
 
   // The same values behind other strides.
-  if (values.dim() > 1) {
-    const at::Tensor strided = values.detach().transpose(0, 1).contiguous().transpose(0, 1);
-    const at::Tensor again = robocache::resample(strided, source_times, target_times, mode, outside, lengths);
-    expect(same_bits(again, result), "the result must not depend on strides");
+  Tensors strided = given;
+  for (at::Tensor& value : strided.values) {
+    if (value.dim() > 1) {
+      value = value.detach().transpose(0, 1).contiguous().transpose(0, 1);
+    }
   }
+  expect(same_bits(call(test, strided), result), "the result must not depend on strides");
 
+  expect(result.requires_grad() == test.has("grad"), "the result must be differentiable where Python's is");
   if (!test.has("grad")) {
     return;
   }
   at::AutoGradMode gradients(true);
   torch::autograd::backward({result}, {test.tensor("grad", device)});
-  const std::pair<const char*, at::Tensor> leaves[] = {
-      {"grad_values", values}, {"grad_source_times", source_times}, {"grad_target_times", target_times}};
-  for (const auto& [name, leaf] : leaves) {
-    expect(leaf.grad().defined() == test.has(name), std::string(name) + " must exist where Python's does");
-    if (test.has(name)) {
-      expect(same_bits(leaf.grad(), test.tensor(name)), std::string(name) + " must equal Python's");
-    }
-  }
+  check_gradients(test, "grad_values", given.values);
+  check_gradients(test, "grad_source_times", given.source_times);
+  check_gradients(test, "grad_target_times", given.target_times);
 }
 
 void check_error(const Case& test) {
-  const auto call = [&] {
-    robocache::resample(
-        test.tensor("values"),
-        test.tensor("source_times"),
-        test.tensor("target_times"),
-        test.text("mode"),
-        test.text("outside"),
-        test.has("source_lengths") ? std::optional(test.tensor("source_lengths")) : std::nullopt);
-  };
   std::string kind, text;
   try {
-    call();
+    call(test, Tensors(test, at::kCPU));
     kind = "no error";
   } catch (const c10::ValueError& error) {
     kind = "ValueError";
@@ -109,6 +155,12 @@ void check_defaults() {
   const at::Tensor targets = at::tensor({-1.0, 0.5, 1.5, 9.0}, at::kDouble);
   const at::Tensor expected = at::tensor({0.0, 5.0, 25.0, 40.0}).unsqueeze(1);
   expect(same_bits(robocache::resample(values, times, targets), expected), "the defaults must be linear and hold");
+
+  const at::Tensor fused = robocache::fuse({values, values}, {times, times}, targets);
+  expect(same_bits(fused, at::cat({expected, expected}, 1)), "the defaults of fuse must be linear and hold");
+
+  const at::Tensor inside = at::tensor({0, 1, 1, 0}).to(at::kBool);
+  expect(same_bits(robocache::resample_mask(times, targets), inside), "the default gap must be any");
 }
 
 } // namespace
@@ -130,7 +182,8 @@ int main(int argc, char** argv) {
       }
     } catch (const std::exception& error) {
       ++failures;
-      std::cerr << test.text("name") << " on " << device << ": " << error.what() << "\n";
+      std::cerr << test.text("operator") << " " << test.text("name") << " on " << device << ": ";
+      std::cerr << error.what() << "\n";
     }
   };
   try {

@@ -2,6 +2,16 @@
 
 #include <robocache/robocache.h>
 
-at::Tensor resample_with_defaults(const at::Tensor& values, const at::Tensor& source_times, const at::Tensor& target_times) {
+using at::Tensor;
+
+Tensor resample_with_defaults(const Tensor& values, const Tensor& source_times, const Tensor& target_times) {
   return robocache::resample(values, source_times, target_times);
+}
+
+Tensor fuse_with_defaults(const Tensor& values, const Tensor& source_times, const Tensor& target_times) {
+  return robocache::fuse({values, values}, {source_times, source_times}, target_times);
+}
+
+Tensor resample_mask_with_a_gap(const Tensor& source_times, const Tensor& target_times) {
+  return robocache::resample_mask(source_times, target_times, 0.5);
 }

@@ -1,4 +1,4 @@
-// Runs an AOTInductor package that calls robocache::resample, without Python, and compares every bit of its outputs.
+// Runs an AOTInductor package that calls the operators, without Python, and compares every bit of its outputs.
 //
 //     run_package PACKAGE.pt2 INPUTS.pt EXPECTED.pt cpu|cuda
 

@@ -1,118 +1,24 @@
-//! The definition of `resample` and its derivatives, one element at a time in plain Rust: what the tests compare with.
+//! The definition of the operators and their derivatives, one element at a time in plain Rust: what the tests compare
+//! with.
 //!
-//! It shares no code with `src/` and is slow on purpose: brackets by a linear scan, gradients by scattering.
+//! It shares no code with `src/` and is slow on purpose: brackets by a linear scan, gradients by scattering, curves and
+//! their derivatives in f64 by hyper-dual numbers.
 
 #![allow(dead_code)] // each test uses a part
 
-use half::{bf16, f16};
+mod curves;
+mod derivatives;
+mod jet;
+mod number;
+mod wanted;
 
-/// A type that times can have.
-pub trait Instant: Copy + PartialOrd {
-    /// `self - earlier` in this type (integers exactly), then as f64.
-    fn minus(self, earlier: Self) -> f64;
-    fn is_nan(self) -> bool;
-    fn is_infinite(self) -> bool;
-    /// The nearest time to a number.
-    fn nearest(number: f64) -> Self;
-}
+pub use number::{Instant, Number};
+pub use wanted::Wanted;
 
-impl Instant for i64 {
-    fn minus(self, earlier: Self) -> f64 {
-        (i128::from(self) - i128::from(earlier)) as f64
-    }
-    fn is_nan(self) -> bool {
-        false
-    }
-    fn is_infinite(self) -> bool {
-        false
-    }
-    fn nearest(number: f64) -> Self {
-        number as i64
-    }
-}
-
-macro_rules! float_instants {
-    ($($ty:ty),*) => {$(
-        impl Instant for $ty {
-            fn minus(self, earlier: Self) -> f64 {
-                f64::from(self - earlier)
-            }
-            fn is_nan(self) -> bool {
-                self.is_nan()
-            }
-            fn is_infinite(self) -> bool {
-                self.is_infinite()
-            }
-            fn nearest(number: f64) -> Self {
-                number as $ty
-            }
-        }
-    )*};
-}
-float_instants!(f32, f64);
-
-/// A type that values can have; `wide` and `narrow` are only asked of those that are blended.
-pub trait Number: Copy + Default {
-    /// Computed in f32, and not in f64.
-    const SINGLE: bool = true;
-    /// Not a number, or zero where there is none.
-    fn nan() -> Self {
-        Self::default()
-    }
-    /// The same number.
-    fn wide(self) -> f64 {
-        unreachable!("integers are not blended")
-    }
-    /// The nearest value to a number of the compute type.
-    fn narrow(_: f64) -> Self {
-        unreachable!("integers are not blended")
-    }
-}
-
-impl Number for u8 {}
-impl Number for u16 {}
-impl Number for u32 {}
-impl Number for u64 {}
-
-macro_rules! float_numbers {
-    ($($ty:ty: $single:expr, $nan:expr, $wide:expr, $narrow:expr);* $(;)?) => {$(
-        impl Number for $ty {
-            const SINGLE: bool = $single;
-            fn nan() -> Self {
-                $nan
-            }
-            fn wide(self) -> f64 {
-                $wide(self)
-            }
-            fn narrow(number: f64) -> Self {
-                $narrow(number)
-            }
-        }
-    )*};
-}
-float_numbers! {
-    f64: false, f64::NAN, |v| v, |n| n;
-    f32: true, f32::NAN, f64::from, |n| n as f32;
-    f16: true, f16::NAN, f16::to_f64, |n| f16::from_f32(n as f32);
-    bf16: true, bf16::NAN, bf16::to_f64, |n| bf16::from_f32(n as f32);
-}
-
-// Arithmetic in the compute type, whose numbers f64 holds exactly.
-fn rounded<V: Number>(a: f64) -> f64 {
-    if V::SINGLE { f64::from(a as f32) } else { a }
-}
-fn minus<V: Number>(a: f64, b: f64) -> f64 {
-    if V::SINGLE { f64::from(a as f32 - b as f32) } else { a - b }
-}
-fn plus<V: Number>(a: f64, b: f64) -> f64 {
-    if V::SINGLE { f64::from(a as f32 + b as f32) } else { a + b }
-}
-fn times<V: Number>(a: f64, b: f64) -> f64 {
-    if V::SINGLE { f64::from(a as f32 * b as f32) } else { a * b }
-}
-fn fused<V: Number>(a: f64, b: f64, c: f64) -> f64 {
-    if V::SINGLE { f64::from((a as f32).mul_add(b as f32, c as f32)) } else { a.mul_add(b, c) }
-}
+use curves::{Arc, Piece};
+use jet::Jet;
+use number::{fused, minus, rounded};
+use robocache::MaxGap;
 
 /// How a channel is blended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +27,20 @@ pub enum Mode {
     Previous,
     Next,
     Nearest,
+    Angle,
+    Slerp,
+    Pchip,
+}
+
+impl Mode {
+    fn blends(self) -> bool {
+        !matches!(self, Mode::Previous | Mode::Next | Mode::Nearest)
+    }
+
+    /// True where the derivative by the values depends on them.
+    pub fn bends(self) -> bool {
+        matches!(self, Mode::Slerp | Mode::Pchip)
+    }
 }
 
 /// What a target without samples gets.
@@ -174,7 +94,7 @@ pub fn bracket<T: Instant>(valid: &[T], target: T, outside: &str) -> Bracket {
 /// The sample that a mode which does not blend copies.
 fn copied(mode: Mode, at: &Bracket) -> usize {
     let right = match mode {
-        Mode::Linear | Mode::Previous => false,
+        Mode::Linear | Mode::Previous | Mode::Angle | Mode::Slerp | Mode::Pchip => false,
         Mode::Next => at.weight != 0.0,
         Mode::Nearest => at.weight > 0.5 || at.weight.is_nan(),
     };
@@ -221,92 +141,94 @@ impl<V: Number, T: Instant> Problem<'_, V, T> {
         all
     }
 
-    /// `[B, T, D]`.
+    /// `[B, T, D]`, for modes whose bits are defined.
     pub fn resample(&self) -> Vec<V> {
+        self.wanted().into_iter().map(Wanted::bits).collect()
+    }
+
+    /// `[B, T, D]`.
+    pub fn wanted(&self) -> Vec<Wanted<V>> {
         self.elements(|row, _, at, channel| {
             match at.fill {
-                Some(Fill::Nan) => return V::nan(),
-                Some(Fill::Zero) => return V::default(),
+                Some(Fill::Nan) => return Wanted::nan(),
+                Some(Fill::Zero) => return Wanted::Bits(V::default()),
                 None => {}
             }
             let mode = self.modes[channel];
             let weight = rounded::<V>(at.weight);
-            if mode != Mode::Linear || weight == 0.0 {
-                return self.value(row, copied(mode, at), channel);
+            if !mode.blends() || weight == 0.0 {
+                let copy = self.value(row, copied(mode, at), channel);
+                return if mode == Mode::Angle {
+                    curves::angle::<V>(copy.wide(), 0.0, 0.0)
+                } else {
+                    Wanted::Bits(copy)
+                };
             }
             let (a, b) = (self.value(row, at.left, channel).wide(), self.value(row, at.left + 1, channel).wide());
-            V::narrow(fused::<V>(weight, minus::<V>(b, a), a))
+            match mode {
+                Mode::Angle if weight.is_nan() => Wanted::nan(),
+                Mode::Angle => curves::angle::<V>(a, b, weight),
+                Mode::Slerp => self.slerp(row, at, channel),
+                Mode::Pchip => self.piece(row, at, channel, |_, x| Jet::constant(x)).wanted(at.weight),
+                _ => Wanted::Bits(V::narrow(fused::<V>(weight, minus::<V>(b, a), a))),
+            }
         })
     }
 
-    /// The slope of a channel in its bracket, in the compute type; none where the result does not move.
-    fn slope_at(&self, row: usize, at: &Bracket, channel: usize) -> Option<f64> {
-        if at.rate == 0.0 || self.modes[channel] != Mode::Linear {
-            return None;
+    fn slerp(&self, row: usize, at: &Bracket, channel: usize) -> Wanted<V> {
+        let first = self.quaternion_of(channel);
+        let [a, b] = [0, 1].map(|side| self.quaternion(row, at.left + side, first));
+        match curves::arc(a, b) {
+            _ if !at.weight.is_finite() => Wanted::Any,
+            Arc::Broken => Wanted::nan(),
+            Arc::Vague => Wanted::Any,
+            Arc::Sound => {
+                let out = curves::slerp(&a.map(Jet::constant), &b.map(Jet::constant), at.weight);
+                Wanted::Near { number: out[channel - first].value, error: 2e-15 }
+            }
         }
-        let (a, b) = (self.value(row, at.left, channel).wide(), self.value(row, at.left + 1, channel).wide());
-        Some(times::<V>(minus::<V>(b, a), rounded::<V>(at.rate)))
     }
 
-    /// `[B, T, D]`.
-    pub fn slope(&self) -> Vec<V> {
-        self.elements(|row, _, at, channel| self.slope_at(row, at, channel).map_or(V::default(), V::narrow))
+    /// The first channel of a channel's quaternion.
+    fn quaternion_of(&self, channel: usize) -> usize {
+        let start = self.modes[..channel].iter().rposition(|&mode| mode != Mode::Slerp).map_or(0, |place| place + 1);
+        channel - (channel - start) % 4
     }
 
-    /// `[B, S, D]` from `grad` `[B, T, D]`; `values` are not looked at.
-    pub fn backward(&self, grad: &[V], slope: bool) -> Vec<V> {
-        let (samples, width) = (self.samples, self.modes.len());
-        let mut sums = vec![0.0; self.lengths.len() * samples * width];
+    fn quaternion(&self, row: usize, sample: usize, first: usize) -> [f64; 4] {
+        std::array::from_fn(|k| self.value(row, sample, first + k).wide())
+    }
+
+    /// What a curve's bracket depends on: equal neighbouring times end it. `of` makes a number of a sample's.
+    fn piece(&self, row: usize, at: &Bracket, channel: usize, of: impl Fn(usize, f64) -> Jet) -> Piece {
+        let valid = &self.source_times[row * self.samples..][..self.lengths[row]];
+        let before = at.left > 0 && valid[at.left - 1] < valid[at.left];
+        let after = at.left + 2 < valid.len() && valid[at.left + 1] < valid[at.left + 2];
+        let (first, last) = (at.left - usize::from(before), at.left + 1 + usize::from(after));
+        let own = valid[at.left + 1].minus(valid[at.left]);
+        Piece {
+            spans: (first..last).map(|k| valid[k + 1].minus(valid[k]) / own).collect(),
+            samples: (first..=last).map(|k| of(k, self.value(row, k, channel).wide())).collect(),
+            left: at.left - first,
+        }
+    }
+
+    /// `[B, T]`: which targets the samples answer for.
+    pub fn mask(&self, gap: Option<MaxGap>) -> Vec<bool> {
+        let mut all = Vec::new();
         for row in 0..self.lengths.len() {
-            let mut order: Vec<_> = (0..self.targets).map(|target| (self.bracket(row, target), target)).collect();
-            order.sort_by_key(|(at, target)| (at.left, *target));
-            for (at, target) in order.iter().filter(|(at, _)| at.fill.is_none()) {
-                for (channel, &mode) in self.modes.iter().enumerate() {
-                    let given = grad[(row * self.targets + target) * width + channel];
-                    let mut give = |sample: usize, share: f64| {
-                        let sum = &mut sums[(row * samples + sample) * width + channel];
-                        *sum = fused::<V>(share, given.wide(), *sum);
-                    };
-                    let (weight, rate) = (rounded::<V>(at.weight), rounded::<V>(at.rate));
-                    if slope {
-                        if mode == Mode::Linear && at.rate != 0.0 {
-                            give(at.left, -rate);
-                            give(at.left + 1, rate);
-                        }
-                    } else if mode == Mode::Linear && weight != 0.0 {
-                        give(at.left, minus::<V>(1.0, weight));
-                        give(at.left + 1, weight);
-                    } else {
-                        give(copied(mode, at), 1.0);
-                    }
-                }
+            let valid = &self.source_times[row * self.samples..][..self.lengths[row]];
+            for &target in &self.target_times[row * self.targets..][..self.targets] {
+                let inside = valid[0] <= target && target <= valid[valid.len() - 1] && !target.is_infinite();
+                let left = valid.iter().rposition(|&time| time <= target);
+                all.push(
+                    inside
+                        && left.is_some_and(|left| {
+                            valid[left] == target || gap.is_none_or(|gap| valid[left + 1].is_within(valid[left], gap))
+                        }),
+                );
             }
         }
-        sums.into_iter().map(V::narrow).collect()
-    }
-
-    /// `[B, T]` from `grad` `[B, T, D]`.
-    pub fn time_grad(&self, grad: &[V]) -> Vec<T> {
-        let mut sums = vec![[0.0; 32]; self.lengths.len() * self.targets];
-        let width = self.modes.len();
-        self.elements(|row, target, at, channel| {
-            (row * self.targets + target, self.slope_at(row, at, channel), channel)
-        })
-        .into_iter()
-        .for_each(|(place, slope, channel)| {
-            if let Some(slope) = slope {
-                let sum = &mut sums[place][channel % 32];
-                *sum = fused::<V>(grad[place * width + channel].wide(), slope, *sum);
-            }
-        });
-        let pairwise = |mut lanes: [f64; 32]| {
-            for apart in [16, 8, 4, 2, 1] {
-                for lane in 0..apart {
-                    lanes[lane] = plus::<V>(lanes[lane], lanes[lane + apart]);
-                }
-            }
-            T::nearest(lanes[0])
-        };
-        sums.into_iter().map(pairwise).collect()
+        all
     }
 }

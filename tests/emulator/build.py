@@ -10,7 +10,7 @@ With --sanitize address a process that does not know the sanitizer must preload 
     export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="env LD_PRELOAD=$(g++ -print-file-name=libasan.so)"
 
 ROBOCACHE_EMULATOR_CAPABILITY=8.0 sets the device's capability (9.0 by default), ROBOCACHE_EMULATOR_SEED=N permutes the
-order of blocks, threads and atomics.
+order of blocks, threads and atomics, ROBOCACHE_EMULATOR_LAUNCHES=1 names each kernel that is launched.
 """
 
 import argparse

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <list>
 #include <memory>
@@ -237,6 +239,10 @@ CUresult cuLaunchKernel(CUfunction handle, unsigned grid_x, unsigned grid_y, uns
   }
   if (block_x * block_y * block_z > static_cast<unsigned>(function->kernel->max_threads)) {
     return CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES;
+  }
+  static const bool listed = std::getenv("ROBOCACHE_EMULATOR_LAUNCHES") != nullptr;
+  if (listed) {
+    std::fprintf(stderr, "emulator: launch %s\n", function->kernel->name);
   }
   // Copied, as a driver does, to where the sanitizer sees a struct that the caller's side made too short.
   const auto copy = std::make_unique<std::uint64_t[]>((function->kernel->params_bytes + 63) / 64 * 8);

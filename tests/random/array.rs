@@ -149,6 +149,16 @@ impl Array {
         Array { bytes, start: self.start + margin, ..self.clone() }
     }
 
+    /// As `[B, S, D]`: with axes of size 1 where the tensor has none.
+    pub fn with_axes(&self, sizes: [usize; 3]) -> Array {
+        let mut own = self.sizes.iter().zip(&self.strides).peekable();
+        let strides =
+            sizes.iter().map(|size| own.next_if(|(found, _)| *found == size).map_or(0, |(_, stride)| *stride));
+        let strides = strides.collect();
+        assert_eq!(sizes.iter().product::<usize>(), self.sizes.iter().product::<usize>());
+        Array { sizes: sizes.to_vec(), strides, bytes: self.bytes.clone(), ..*self }
+    }
+
     /// The tensor in a copy of its memory.
     ///
     /// # Safety

@@ -1,14 +1,19 @@
-//! Random calls of every operator of `resample`: types, layouts, times and modes that a test runs anywhere.
+//! Random calls of every operator: types, layouts, times and modes that a test runs anywhere.
 
 #![allow(dead_code)] // each test uses a part
 
 pub mod array;
+pub mod fuse;
+mod modes;
 pub mod run;
+mod times;
 
 use crate::definition::Mode;
 use array::{Array, Layout};
 use half::{bf16, f16};
-use robocache::DType;
+use modes::{Allowed, modes_of, random_groups, random_plain, text_of};
+use robocache::{DType, MaxGap};
+use times::{Clock, random_targets, random_times};
 
 /// How many cases a test runs: `ROBOCACHE_CASES`, else as many as it thinks right.
 pub fn cases(standard: u64) -> u64 {
@@ -64,7 +69,10 @@ const TIMES: [DType; 3] = [DType::F64, DType::F32, DType::I64];
 /// The arguments of a call.
 #[derive(Clone, Debug)]
 pub struct Case {
+    /// `[B, S, D]`, or without the axes that say nothing.
     pub values: Array,
+    /// Of the values' shape and type.
+    pub tangent: Array,
     /// `[B, T, D]`, of the values' type.
     pub grad: Array,
     pub source_times: Array,
@@ -74,6 +82,8 @@ pub struct Case {
     /// The mode of each channel: what `mode` says.
     pub modes: Vec<Mode>,
     pub outside: &'static str,
+    /// Of the mask.
+    pub max_gap: Option<MaxGap>,
     pub batch: usize,
     pub samples: usize,
     pub targets: usize,
@@ -116,25 +126,18 @@ impl Case {
 
     pub fn new(r: &mut Random, dtype: DType, times: DType, sizes: Sizes) -> Case {
         let Sizes { batch, samples, targets, channels } = sizes;
-        let (mode, modes) = random_mode(r, channels, dtype.is_floating());
-        let linear = mode.split(',').all(|group| group.starts_with("linear"));
-        let outside = match (dtype.is_floating(), linear) {
-            (true, true) => r.pick(&["hold", "nan", "zero", "extrapolate", "extrapolate"]),
-            (true, false) => r.pick(&["hold", "nan", "zero"]),
-            (false, _) => r.pick(&["hold", "zero"]),
-        };
+        let allowed = Allowed::random(r, dtype.is_floating());
+        let (mode, modes) = random_mode(r, channels, allowed);
+        let outside = random_outside(r, dtype, &modes);
 
         let lengths = r.one_in(3).then(|| (0..batch).map(|_| 1 + r.below(samples)).collect::<Vec<_>>());
-        let shared_source = lengths.is_none() && r.one_in(3);
+        let shared_source = r.one_in(4);
         let shared_targets = r.one_in(3);
-        let rows = if shared_source { 1 } else { batch };
-        let mut source = Vec::new();
-        for row in 0..rows {
-            let valid = lengths.as_ref().map_or(samples, |lengths| lengths[row]);
-            source.extend(random_times(r, times, samples, valid));
-        }
+        let clock = Clock::random(r);
+        let source = random_rows(r, times, clock, samples, batch, shared_source, lengths.as_deref());
         let mut target = Vec::new();
         for row in 0..if shared_targets { 1 } else { batch } {
+            let rows = source.len() / samples;
             let row = source.chunks(samples).nth(row % rows.max(1)).unwrap_or(&[0]);
             target.extend(random_targets(r, times, row, targets));
         }
@@ -147,9 +150,11 @@ impl Case {
             (false, 1) if !(shared_source && shared_targets) && r.one_in(2) => &[batch, samples],
             _ => &[batch, samples, channels],
         };
-        let special = r.one_in(3);
         let layout = Layout::random(r);
-        let values = Array::new(r, dtype, shape, layout, |r, _| element(r, dtype, special));
+        let numbers = random_values(r, dtype, sizes);
+        let values = Array::new(r, dtype, shape, layout, |_, at| numbers[at]);
+        let layout = Layout::random(r);
+        let tangent = Array::new(r, dtype, shape, layout, |r, _| element(r, dtype, false));
         let layout = Layout::random(r);
         let grad = Array::new(r, dtype, &[batch, targets, channels], layout, |r, _| element(r, dtype, false));
 
@@ -162,9 +167,11 @@ impl Case {
             let (dtype, layout) = (r.pick(&[DType::I32, DType::I64]), Layout::of_times(r));
             Array::new(r, dtype, &[batch], layout, |_, at| lengths[at] as u64)
         });
+        let max_gap = random_gap(r, times, &source);
         let output_start = if r.one_in(4) { 1 + r.below(3) } else { 0 };
         Case {
             values,
+            tangent,
             grad,
             source_times,
             target_times,
@@ -172,11 +179,18 @@ impl Case {
             mode,
             modes,
             outside,
+            max_gap,
             batch,
             samples,
             targets,
             output_start,
         }
+    }
+
+    /// Rows of the mask: one where nothing says that the times are a batch's.
+    pub fn batch_of_times(&self) -> usize {
+        let shared = [&self.source_times, &self.target_times].iter().all(|times| times.sizes.len() == 1);
+        if shared && self.source_lengths.is_none() { 1 } else { self.batch }
     }
 
     /// True where times and values have derivatives.
@@ -217,6 +231,17 @@ pub fn encode(dtype: DType, number: f64) -> u64 {
     }
 }
 
+/// The number of an element's low bits.
+pub fn decode(dtype: DType, bits: u64) -> f64 {
+    match dtype {
+        DType::F64 => f64::from_bits(bits),
+        DType::F32 => f64::from(f32::from_bits(bits as u32)),
+        DType::F16 => f16::from_bits(bits as u16).to_f64(),
+        DType::BF16 => bf16::from_bits(bits as u16).to_f64(),
+        _ => bits as i64 as f64,
+    }
+}
+
 fn element(r: &mut Random, dtype: DType, special: bool) -> u64 {
     if dtype == DType::Bool {
         return r.bits() & 1;
@@ -228,97 +253,73 @@ fn element(r: &mut Random, dtype: DType, special: bool) -> u64 {
     encode(dtype, number)
 }
 
-/// A mode text and the mode of each channel; sometimes more groups than one launch holds.
-fn random_mode(r: &mut Random, channels: usize, blends: bool) -> (String, Vec<Mode>) {
-    const NAMES: [(&str, Mode); 4] =
-        [("previous", Mode::Previous), ("next", Mode::Next), ("nearest", Mode::Nearest), ("linear", Mode::Linear)];
-    let names = &NAMES[..if blends { 4 } else { 3 }];
-    if channels == 0 || r.one_in(2) {
-        let (name, mode) = if blends && r.one_in(2) { NAMES[3] } else { r.pick(names) };
-        return (name.to_owned(), vec![mode; channels]);
+/// Values of a case in order, for its modes: angles of several turns, samples that are equal, opposite or nearly so.
+fn random_values(r: &mut Random, dtype: DType, sizes: Sizes) -> Vec<u64> {
+    let Sizes { batch, samples, channels, .. } = sizes;
+    let special = r.one_in(4);
+    let mut all: Vec<u64> = (0..batch * samples * channels).map(|_| element(r, dtype, special)).collect();
+    if !dtype.is_floating() || r.one_in(2) {
+        return all;
     }
-    let (mut text, mut modes) = (Vec::new(), Vec::new());
-    let widest = r.pick(&[1, 2, 9, 64]);
-    while modes.len() < channels {
-        let (name, mode) = r.pick(names);
-        let width = 1 + r.below(widest.min(channels - modes.len()));
-        modes.resize(modes.len() + width, mode);
-        let star = modes.len() == channels && r.one_in(2);
-        text.push(if star { format!("{name}:*") } else { format!("{name}:{width}") });
-    }
-    (text.join(","), modes)
-}
-
-/// `valid` ascending times of every scale, then garbage that nothing may look at.
-fn random_times(r: &mut Random, dtype: DType, samples: usize, valid: usize) -> Vec<u64> {
-    let mut row: Vec<u64> = if dtype == DType::I64 {
-        let mut time = r.pick(&[0, -5, 1_700_000_000_000_000_000, i64::MIN, i64::MAX - 400]);
-        let steps = [1, 1 + r.below(9) as i64, 10_000_000, 1 << 55, 1 << 62];
-        let step = r.pick(&steps);
-        let next = |time: &mut i64, r: &mut Random| {
-            let now = *time;
-            *time = time.saturating_add(r.pick(&[0, 1, step, step, step]));
-            Some(now as u64)
-        };
-        (0..valid).map_while(|_| next(&mut time, r)).collect()
-    } else {
-        let mut time = r.pick(&[0.0, -3.25, 1.7e9, -1e-310, 1e300]);
-        let step = r.pick(&[1.0, 0.01, 0.1, 1e6, 5e-324, 1e-39, 1e290]);
-        let mut numbers: Vec<f64> = (0..valid)
-            .map(|_| {
-                let now = time;
-                time += if r.one_in(5) { 0.0 } else { step * (0.5 + r.unit()) };
-                now
-            })
-            .collect();
-        if r.one_in(16) {
-            numbers[0] = f64::NEG_INFINITY;
-        }
-        if r.one_in(16) {
-            numbers[valid - 1] = f64::INFINITY;
-        }
-        numbers.into_iter().map(|number| encode(dtype, number)).collect()
-    };
-    row.resize_with(samples, || if r.one_in(2) { encode(dtype, f64::NAN) } else { r.bits() });
-    row
-}
-
-/// Targets at samples, between them, outside and at the ends of the type; in ascending order or in any.
-fn random_targets(r: &mut Random, dtype: DType, source: &[u64], count: usize) -> Vec<u64> {
-    let mut row: Vec<u64> = (0..count)
-        .map(|_| {
-            let (a, b) = (r.pick(source), r.pick(source));
-            if dtype == DType::I64 {
-                let middle = (i128::from(a as i64) + i128::from(b as i64)).div_euclid(2) as i64;
-                let near = r.below(7) as i64 - 3;
-                return match r.below(10) {
-                    0 => i64::MIN as u64,
-                    1 => i64::MAX as u64,
-                    2..6 => a,
-                    6..8 => middle as u64,
-                    _ => middle.saturating_add(near) as u64,
-                };
+    let scale = r.pick(&[1.0, 1.0, 4.0, 1e3]);
+    all.iter_mut().for_each(|bits| *bits = encode(dtype, decode(dtype, *bits) * scale));
+    for at in (0..batch * samples).filter(|at| at % samples != 0) {
+        if r.one_in(4) {
+            let factor = r.pick(&[1.0, -1.0, 1.001, -1.001, 0.0]);
+            for place in at * channels..(at + 1) * channels {
+                all[place] = encode(dtype, decode(dtype, all[place - channels]) * factor);
             }
-            let (a, b) = (decode(dtype, a), decode(dtype, b));
-            let number = match r.below(16) {
-                0 => r.pick(&[f64::NAN, f64::INFINITY, f64::NEG_INFINITY]),
-                1 => r.number(true),
-                2 => a + r.pick(&[-1.0, 1.0, -1e-9, 1e20]),
-                3..8 => a,
-                _ => a + (b - a) * r.unit(),
-            };
-            encode(dtype, number)
-        })
-        .collect();
-    if r.one_in(2) {
-        match dtype {
-            DType::I64 => row.sort_by_key(|&bits| bits as i64),
-            _ => row.sort_by(|&a, &b| decode(dtype, a).total_cmp(&decode(dtype, b))),
         }
     }
-    row
+    all
 }
 
-fn decode(dtype: DType, bits: u64) -> f64 {
-    if dtype == DType::F32 { f64::from(f32::from_bits(bits as u32)) } else { f64::from_bits(bits) }
+/// `[B, S]` or, shared, `[S]`, of which each row has a length of its own.
+fn random_rows(
+    r: &mut Random,
+    dtype: DType,
+    clock: Clock,
+    samples: usize,
+    batch: usize,
+    shared: bool,
+    lengths: Option<&[usize]>,
+) -> Vec<u64> {
+    let longest = lengths.map_or(samples, |lengths| lengths.iter().copied().max().unwrap_or(1));
+    let valid = |row: usize| lengths.map_or(samples, |lengths| if shared { longest } else { lengths[row] });
+    let rows = if shared { 1 } else { batch };
+    (0..rows).flat_map(|row| random_times(r, dtype, clock, samples, valid(row))).collect()
+}
+
+fn random_outside(r: &mut Random, dtype: DType, modes: &[Mode]) -> &'static str {
+    let linear = modes.iter().all(|&mode| mode == Mode::Linear) && !modes.is_empty();
+    match (dtype.is_floating(), linear) {
+        (true, true) => r.pick(&["hold", "nan", "zero", "extrapolate", "extrapolate"]),
+        (true, false) => r.pick(&["hold", "nan", "zero"]),
+        (false, _) => r.pick(&["hold", "zero"]),
+    }
+}
+
+/// None, one of the spans, or any number.
+fn random_gap(r: &mut Random, dtype: DType, source: &[u64]) -> Option<MaxGap> {
+    let place = r.below(source.len().max(2) - 1);
+    let pair = source.get(place..place + 2).unwrap_or(&[0, 0]);
+    let ticks = (pair[1] as i64).saturating_sub(pair[0] as i64).saturating_abs();
+    let span = if dtype == DType::I64 { ticks as f64 } else { (decode(dtype, pair[1]) - decode(dtype, pair[0])).abs() };
+    let number = [span, span * 0.999_999, span * 1.000_001, 0.0, 0.5, 2.5, f64::INFINITY, r.unit() * 100.0];
+    let gaps = [MaxGap::Ticks(ticks), MaxGap::Ticks(r.below(12) as i64), MaxGap::Ticks(i64::MAX)];
+    match r.below(6) {
+        0 => None,
+        1 => Some(r.pick(&gaps)),
+        _ => Some(MaxGap::Number(r.pick(&number))).filter(|gap| gap.check().is_ok()),
+    }
+}
+
+/// A mode text and the mode of each channel.
+fn random_mode(r: &mut Random, channels: usize, allowed: Allowed) -> (String, Vec<Mode>) {
+    if channels == 0 || r.one_in(2) {
+        let name = random_plain(r, &[channels], allowed);
+        return (name.to_owned(), modes_of(&[(name, channels)]));
+    }
+    let groups = random_groups(r, channels, allowed, usize::MAX);
+    (text_of(r, &groups), modes_of(&groups))
 }

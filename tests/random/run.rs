@@ -1,31 +1,34 @@
 //! Runs a random case on a device and by the definition; both give the result's bytes.
 
 use super::Case;
-use super::array::Array;
-use crate::definition::{Instant, Number, Problem};
+use super::array::{Array, difference, same};
+use crate::definition::{Instant, Number, Problem, Wanted};
 use half::{bf16, f16};
 use robocache::{
     DType, Place, Result, Threads, View, ViewMut, resample, resample_backward, resample_backward_workspace,
-    resample_slope, resample_time_grad,
+    resample_curvature, resample_mask, resample_slope, resample_tangent, resample_time_grad,
 };
 use std::cell::RefCell;
+use std::fmt::Debug;
 
 /// The operators that a case can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
     Resample,
     Slope,
+    Tangent,
     Backward { slope: bool },
+    Curvature,
     TimeGrad,
+    Mask,
 }
 
 impl Op {
     /// What the types of a case allow.
     pub fn of(case: &Case) -> Vec<Op> {
-        let mut all = vec![Op::Resample];
+        let mut all = vec![Op::Resample, Op::Mask];
         if case.values.dtype.is_floating() {
-            all.push(Op::Backward { slope: false });
-            all.push(Op::Backward { slope: true });
+            all.extend([Op::Tangent, Op::Backward { slope: false }, Op::Backward { slope: true }, Op::Curvature]);
         }
         if case.has_slope() {
             all.extend([Op::Slope, Op::TimeGrad]);
@@ -33,17 +36,31 @@ impl Op {
         all
     }
 
+    /// True where the CPU refuses times out of order.
+    pub fn checks_order(self) -> bool {
+        matches!(self, Op::Resample | Op::Mask)
+    }
+
     /// The type of its result.
     pub fn dtype(self, case: &Case) -> DType {
-        if self == Op::TimeGrad { case.source_times.dtype } else { case.values.dtype }
+        match self {
+            Op::TimeGrad => case.source_times.dtype,
+            Op::Mask => DType::Bool,
+            _ => case.values.dtype,
+        }
     }
 
     fn output(self, case: &Case) -> [usize; 3] {
         match self {
-            Op::Backward { .. } => [case.batch, case.samples, case.modes.len()],
+            Op::Backward { .. } | Op::Curvature => [case.batch, case.samples, case.modes.len()],
             Op::TimeGrad => [case.batch, case.targets, 1],
+            Op::Mask => [case.batch_of_times(), case.targets, 1],
             _ => [case.batch, case.targets, case.modes.len()],
         }
+    }
+
+    fn borrows(self) -> bool {
+        matches!(self, Op::Backward { .. } | Op::Curvature)
     }
 }
 
@@ -92,108 +109,183 @@ impl Memory for Host<'_> {
 const UNTOUCHED: u8 = 0x5a;
 const GUARD: usize = 32;
 
+/// Memory for a result, with guards on both sides.
+pub struct Guarded<'m, M> {
+    memory: &'m M,
+    address: *mut u8,
+    bytes: usize,
+    shift: usize,
+}
+
+impl<'m, M: Memory> Guarded<'m, M> {
+    /// `shift` bytes more on one side.
+    pub fn new(memory: &'m M, bytes: usize, shift: usize) -> Self {
+        Guarded { memory, address: memory.upload(&vec![UNTOUCHED; bytes + shift + 2 * GUARD]), bytes, shift }
+    }
+
+    pub fn view(&self, dtype: DType, sizes: &[usize]) -> ViewMut<'m> {
+        assert!(sizes.iter().product::<usize>() * dtype.size() <= self.bytes);
+        // SAFETY: the guarded memory has room for it, after the guard and the shift.
+        unsafe { ViewMut::from_raw(self.address.wrapping_add(GUARD + self.shift), dtype, sizes) }.unwrap()
+    }
+
+    /// The result; panics where something was written outside it.
+    pub fn finish(self, what: &dyn Debug) -> Vec<u8> {
+        let found = self.memory.download(self.address, self.bytes + self.shift + 2 * GUARD);
+        let (before, rest) = found.split_at(GUARD + self.shift);
+        let (result, after) = rest.split_at(self.bytes);
+        let kept = before.iter().chain(after).all(|&byte| byte == UNTOUCHED);
+        assert!(kept, "something was written outside the memory of {what:?}");
+        result.to_vec()
+    }
+}
+
 /// The bytes of the result; panics where the call wrote outside it.
 pub fn run(case: &Case, op: Op, memory: &impl Memory) -> Result<Vec<u8>> {
     // SAFETY: uploads are copies that live as long as `memory`.
     let view = |array: &Array| -> View { unsafe { array.view(memory.upload(&array.bytes)) } };
-    let (values, grad) = (view(&case.values), view(&case.grad));
-    let (source_times, target_times) = (view(&case.source_times), view(&case.target_times));
-    let source_lengths = case.source_lengths.as_ref().map(view);
-
-    let guarded = |bytes: usize| memory.upload(&vec![UNTOUCHED; bytes + 2 * GUARD]);
+    let grad = view(&case.grad);
+    let (source, target) = (view(&case.source_times), view(&case.target_times));
+    let lengths = case.source_lengths.as_ref().map(view);
     let (dtype, sizes) = (op.dtype(case), op.output(case));
     let bytes = sizes.iter().product::<usize>() * dtype.size();
-    let shift = case.output_start * dtype.size();
-    let result = guarded(bytes + shift);
-    // SAFETY: the guarded memory has room for the shift and the result.
-    let output = &mut unsafe { ViewMut::from_raw(result.wrapping_add(GUARD + shift), dtype, &sizes) }.unwrap();
-    let borrowed = match op {
-        Op::Backward { .. } => resample_backward_workspace(case.batch, case.samples, case.targets)?,
-        _ => 0,
+    let output = Guarded::new(memory, bytes, case.output_start * dtype.size());
+    let borrowed = if op.borrows() { resample_backward_workspace(case.batch, case.samples, case.targets)? } else { 0 };
+    let workspace = Guarded::new(memory, borrowed, 0);
+    // Gradients are of all three axes.
+    let sizes_of_values = [case.batch, case.samples, case.modes.len()];
+    let of = |array: &Array| {
+        if op.borrows() { view(&array.with_axes(sizes_of_values)) } else { view(array) }
     };
-    let workspace = guarded(borrowed);
-    let place = memory.place();
-    let (mode, outside) = (case.mode.as_str(), case.outside);
+    let (values, tangent) = (of(&case.values), of(&case.tangent));
+    let (mode, outside, place) = (case.mode.as_str(), case.outside, &memory.place());
+    let out = &mut output.view(dtype, &sizes);
+    let work = &mut workspace.view(DType::U8, &[borrowed]);
     match op {
-        Op::Resample => resample(values, source_times, target_times, mode, outside, source_lengths, output, &place),
-        Op::Slope => resample_slope(values, source_times, target_times, mode, outside, source_lengths, output, &place),
+        Op::Resample => resample(values, source, target, mode, outside, lengths, out, place),
+        Op::Slope => resample_slope(values, source, target, mode, outside, lengths, out, place),
+        Op::Tangent => resample_tangent(tangent, values, source, target, mode, outside, lengths, out, place),
         Op::Backward { slope } => {
-            // SAFETY: the guarded memory has room for it.
-            let workspace =
-                &mut unsafe { ViewMut::from_raw(workspace.wrapping_add(GUARD), DType::U8, &[borrowed]) }.unwrap();
-            resample_backward(
-                grad,
-                source_times,
-                target_times,
-                mode,
-                outside,
-                source_lengths,
-                slope,
-                output,
-                workspace,
-                &place,
-            )
+            let bends = ["slerp", "pchip"].iter().any(|name| mode.contains(name));
+            let values = (bends && !slope).then_some(values);
+            resample_backward(grad, source, target, mode, outside, lengths, slope, values, out, work, place)
         }
-        Op::TimeGrad => {
-            resample_time_grad(grad, values, source_times, target_times, mode, outside, source_lengths, output, &place)
+        Op::Curvature => {
+            resample_curvature(grad, tangent, values, source, target, mode, outside, lengths, out, work, place)
         }
+        Op::TimeGrad => resample_time_grad(grad, values, source, target, mode, outside, lengths, out, place),
+        Op::Mask => resample_mask(source, target, case.max_gap, lengths, out, place),
     }?;
-    for (address, bytes, shift) in [(result, bytes, shift), (workspace, borrowed, 0)] {
-        let found = memory.download(address, bytes + shift + 2 * GUARD);
-        let (before, after) = (&found[..GUARD + shift], &found[GUARD + shift + bytes..]);
-        assert!(before.iter().chain(after).all(|&byte| byte == UNTOUCHED), "{op:?} wrote outside its memory: {case:?}");
-    }
-    Ok(memory.download(result.wrapping_add(GUARD + shift), bytes))
+    workspace.finish(&(op, case));
+    Ok(output.finish(&(op, case)))
 }
 
-/// The bytes that the definition gives.
-pub fn expected(case: &Case, op: Op) -> Vec<u8> {
+/// What is wrong with a result, by the definition.
+pub fn fault(case: &Case, op: Op, found: &[u8]) -> Option<String> {
     match case.values.dtype {
-        DType::F64 => expected_of::<f64>(case, op),
-        DType::F32 => expected_of::<f32>(case, op),
-        DType::F16 => expected_of::<f16>(case, op),
-        DType::BF16 => expected_of::<bf16>(case, op),
+        DType::F64 => fault_of::<f64>(case, op, found),
+        DType::F32 => fault_of::<f32>(case, op, found),
+        DType::F16 => fault_of::<f16>(case, op, found),
+        DType::BF16 => fault_of::<bf16>(case, op, found),
         integer => match integer.size() {
-            8 => expected_of::<u64>(case, op),
-            4 => expected_of::<u32>(case, op),
-            2 => expected_of::<u16>(case, op),
-            _ => expected_of::<u8>(case, op),
+            8 => fault_of::<u64>(case, op, found),
+            4 => fault_of::<u32>(case, op, found),
+            2 => fault_of::<u16>(case, op, found),
+            _ => fault_of::<u8>(case, op, found),
         },
     }
 }
 
-fn expected_of<V: Number>(case: &Case, op: Op) -> Vec<u8> {
+fn fault_of<V: Number + Debug>(case: &Case, op: Op, found: &[u8]) -> Option<String> {
     match case.source_times.dtype {
-        DType::F64 => expected_with::<V, f64>(case, op),
-        DType::F32 => expected_with::<V, f32>(case, op),
-        _ => expected_with::<V, i64>(case, op),
+        DType::F64 => fault_with::<V, f64>(case, op, found),
+        DType::F32 => fault_with::<V, f32>(case, op, found),
+        _ => fault_with::<V, i64>(case, op, found),
     }
 }
 
-fn expected_with<V: Number, T: Instant>(case: &Case, op: Op) -> Vec<u8> {
-    let rows = |times: &Array| {
-        let row = times.elements::<T>();
-        if times.sizes.len() == 1 { row.repeat(case.batch) } else { row }
-    };
-    let lengths = case.source_lengths.as_ref().map(|lengths| match lengths.dtype {
-        DType::I32 => lengths.elements::<i32>().into_iter().map(|length| length as usize).collect(),
-        _ => lengths.elements::<i64>().into_iter().map(|length| length as usize).collect::<Vec<_>>(),
-    });
-    let problem = Problem {
-        values: &case.values.elements::<V>(),
-        source_times: &rows(&case.source_times),
-        target_times: &rows(&case.target_times),
-        lengths: &lengths.unwrap_or_else(|| vec![case.samples; case.batch]),
-        modes: &case.modes,
-        outside: case.outside,
-        samples: case.samples,
-        targets: case.targets,
-    };
+fn fault_with<V: Number + Debug, T: Instant>(case: &Case, op: Op, found: &[u8]) -> Option<String> {
+    let batch = if op == Op::Mask { case.batch_of_times() } else { case.batch };
+    let arguments = Arguments::<V, T>::new(case, batch);
+    let problem = arguments.problem(case);
+    let (grad, tangent) = (case.grad.elements::<V>(), case.tangent.elements::<V>());
+    let bits = |all: Vec<V>| all.into_iter().map(Wanted::Bits).collect::<Vec<_>>();
     match op {
-        Op::Resample => bytes_of(&problem.resample()),
-        Op::Slope => bytes_of(&problem.slope()),
-        Op::Backward { slope } => bytes_of(&problem.backward(&case.grad.elements::<V>(), slope)),
-        Op::TimeGrad => bytes_of(&problem.time_grad(&case.grad.elements::<V>())),
+        Op::Resample => first_fault(found, &problem.wanted()),
+        Op::Slope => first_fault(found, &bits(problem.slope())),
+        Op::Tangent => first_fault(found, &problem.tangent(&tangent)),
+        Op::Backward { slope } => first_fault(found, &problem.wanted_backward(&grad, slope)),
+        Op::Curvature => first_fault(found, &problem.curvature(&grad, &tangent)),
+        Op::TimeGrad => {
+            let (dtype, wanted) = (case.source_times.dtype, bytes_of(&problem.time_grad(&grad)));
+            (!same(dtype, found, &wanted)).then(|| difference(dtype, found, &wanted))
+        }
+        Op::Mask => {
+            let wanted = bytes_of(&problem.mask(case.max_gap));
+            (found != wanted).then(|| difference(DType::Bool, found, &wanted))
+        }
+    }
+}
+
+/// What `resample` must give.
+pub fn wanted<V: Number>(case: &Case) -> Vec<Wanted<V>> {
+    match case.source_times.dtype {
+        DType::F64 => Arguments::<V, f64>::new(case, case.batch).problem(case).wanted(),
+        DType::F32 => Arguments::<V, f32>::new(case, case.batch).problem(case).wanted(),
+        _ => Arguments::<V, i64>::new(case, case.batch).problem(case).wanted(),
+    }
+}
+
+/// The first element that is not what it must be.
+pub fn first_fault<V: Number + Debug>(found: &[u8], wanted: &[Wanted<V>]) -> Option<String> {
+    let size = size_of::<V>();
+    if found.len() != wanted.len() * size {
+        return Some(format!("{} bytes, expected {}", found.len(), wanted.len() * size));
+    }
+    found.chunks(size).zip(wanted).enumerate().find_map(|(index, (bytes, wanted))| {
+        // SAFETY: as many bytes as `V` has, of a type for which any bits are a value.
+        let found = unsafe { bytes.as_ptr().cast::<V>().read_unaligned() };
+        (!wanted.accepts(found)).then(|| format!("element {index} is {found:?}, expected {wanted:?}"))
+    })
+}
+
+/// The elements of a case, for the definition.
+struct Arguments<V, T> {
+    values: Vec<V>,
+    source_times: Vec<T>,
+    target_times: Vec<T>,
+    lengths: Vec<usize>,
+}
+
+impl<V: Number, T: Instant> Arguments<V, T> {
+    fn new(case: &Case, batch: usize) -> Self {
+        let rows = |times: &Array| {
+            let row = times.elements::<T>();
+            if times.sizes.len() == 1 { row.repeat(batch) } else { row }
+        };
+        let lengths = case.source_lengths.as_ref().map(|lengths| match lengths.dtype {
+            DType::I32 => lengths.elements::<i32>().into_iter().map(|length| length as usize).collect(),
+            _ => lengths.elements::<i64>().into_iter().map(|length| length as usize).collect::<Vec<_>>(),
+        });
+        Arguments {
+            values: case.values.elements(),
+            source_times: rows(&case.source_times),
+            target_times: rows(&case.target_times),
+            lengths: lengths.unwrap_or_else(|| vec![case.samples; batch]),
+        }
+    }
+
+    fn problem<'a>(&'a self, case: &'a Case) -> Problem<'a, V, T> {
+        Problem {
+            values: &self.values,
+            source_times: &self.source_times,
+            target_times: &self.target_times,
+            lengths: &self.lengths,
+            modes: &case.modes,
+            outside: case.outside,
+            samples: case.samples,
+            targets: case.targets,
+        }
     }
 }
 

@@ -92,11 +92,11 @@ def test_export_for_training_differentiates(device: torch.device) -> None:
         assert_same_bits(a, b)
 
 
-def test_aot_inductor_package(device: torch.device, tmp_path: Path) -> None:
-    policy, program = exported(device, strict=False)
+def test_aot_inductor_package(aot_device: torch.device, tmp_path: Path) -> None:
+    policy, program = exported(aot_device, strict=False)
     path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "policy.pt2"))
     package = torch._inductor.aoti_load_package(path)
     for shape in SHAPES:
-        tensors = inputs(shape, device)
+        tensors = inputs(shape, aot_device)
         with torch.no_grad():
             assert_same_bits(package(*tensors), policy(*tensors), shape)

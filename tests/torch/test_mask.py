@@ -159,29 +159,10 @@ def test_gradients_stop_here(device: torch.device) -> None:
     assert not robocache.resample_mask(source, target).requires_grad
 
 
+# What the table of cases (tests/cases/resample_mask_errors.json) cannot say.
 REFUSED: list[tuple[type[Exception], str, dict[str, Any]]] = [
-    (ValueError, "source_times must have at least one sample, got shape [2, 0]", {"source": torch.ones(2, 0)}),
-    (ValueError, "source_times must have shape [B, S] or [S], got [2, 5, 1]", {"source": torch.ones(2, 5, 1)}),
-    (ValueError, "target_times must have shape [B, T] or [T] with B = 2, got [3, 4]", {"target": torch.ones(3, 4)}),
-    (ValueError, "target_times must have shape [B, T] or [T] with B = 2, got []", {"target": torch.ones(())}),
-    (TypeError, "source_times must be float32, float64 or int64, got int32", {"source": torch.ones(2, 5).int()}),
-    (TypeError, "target_times must be float32 (as source_times), got float64", {"target": torch.ones(2, 4).double()}),
-    (TypeError, "source_lengths must be int32 or int64, got float32", {"lengths": torch.ones(2)}),
-    (ValueError, "source_lengths must have shape [2], got [3]", {"lengths": torch.ones(3).int()}),
-    (ValueError, "source_lengths must have shape [2], got [2, 1]", {"lengths": torch.ones(2, 1).int()}),
-    (ValueError, "max_gap must be at least 0, got -1", {"max_gap": -1}),
-    (ValueError, "max_gap must be at least 0, got -0.5", {"max_gap": -0.5}),
     (ValueError, "max_gap must be at least 0, got nan", {"max_gap": math.nan}),
     (TypeError, "max_gap must be a real number, got bool", {"max_gap": True}),
-]
-BY_CONTENTS: list[tuple[type[Exception], str, dict[str, Any]]] = [
-    (ValueError, "source_lengths must be in [1, 5], got 0 in row 1", {"lengths": torch.tensor([5, 0])}),
-    (ValueError, "source_lengths must be in [1, 5], got 6 in row 0", {"lengths": torch.tensor([6, 1])}),
-    (
-        ValueError,
-        "source_times must ascend along each row, got 0.0 after 4.0 in row 0 at sample 4",
-        {"source": torch.tensor([[1.0, 2, 3, 4, 0]] * 2)},
-    ),
 ]
 CALLS = {"operator": lambda: robocache.resample_mask, "reference": lambda: robocache.reference.resample_mask}
 
@@ -194,9 +175,7 @@ def refused(call: Any, kind: type[Exception], text: str, changed: dict[str, Any]
     assert str(caught.value).splitlines()[0] == f"resample_mask: {text}"
 
 
-@pytest.mark.parametrize(
-    ("kind", "text", "changed"), REFUSED + BY_CONTENTS, ids=lambda x: x if isinstance(x, str) else ""
-)
+@pytest.mark.parametrize(("kind", "text", "changed"), REFUSED, ids=lambda x: x if isinstance(x, str) else "")
 @pytest.mark.parametrize("name", CALLS)
 def test_errors(name: str, kind: type[Exception], text: str, changed: dict[str, Any]) -> None:
     refused(CALLS[name](), kind, text, changed)

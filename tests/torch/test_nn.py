@@ -273,13 +273,13 @@ def test_exported_with_dynamic_shapes(device: torch.device, strict: bool) -> Non
         assert_same_bits(program.module()(*tensors), expected(tensors), shape)
 
 
-def test_aot_inductor_package(device: torch.device, tmp_path: Path) -> None:
-    module = Fuse(SPEC).to(device).eval()
+def test_aot_inductor_package(aot_device: torch.device, tmp_path: Path) -> None:
+    module = Fuse(SPEC).to(aot_device).eval()
     dynamic = shapes_of(Dim("rows", max=4096), Dim("targets", max=1 << 20))
-    program = export(module, inputs(SHAPES[0], device), dynamic_shapes=dynamic)
+    program = export(module, inputs(SHAPES[0], aot_device), dynamic_shapes=dynamic)
     path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "fuse.pt2"))
     package = torch._inductor.aoti_load_package(path)
     for shape in SHAPES:
-        tensors = inputs(shape, device)
+        tensors = inputs(shape, aot_device)
         with torch.no_grad():
             assert_same_bits(package(*tensors), expected(tensors), shape)
