@@ -175,7 +175,8 @@ def cuda_times(calls: list[Call], repeats: int = 30) -> list[float]:
 
 
 def implementations(case: Case) -> dict[str, Callable[..., torch.Tensor]]:
-    peers = {"torch eager": in_torch, "torch.compile": torch.compile(in_torch)}
+    torch._dynamo.reset()  # each case is compiled for its own sizes, and none falls back to eager at a limit
+    peers = {"torch eager": in_torch, "torch.compile": torch.compile(in_torch, dynamic=False)}
     if case.op == "resample":
         return {"robocache": resampled, **peers}
     return {"robocache": robocache.fuse, "resample + cat": resampled_and_joined, **peers}

@@ -86,7 +86,7 @@ fn results<V: Blend>(level: Level, mode: &str, width: usize, step: usize) -> [Ve
 /// The modes that fit a width.
 fn modes(width: usize) -> Vec<&'static str> {
     let mut modes = vec!["linear", "angle", "pchip"];
-    if width % 4 == 0 {
+    if width.is_multiple_of(4) {
         modes.push("slerp");
     }
     if width > 30 {
