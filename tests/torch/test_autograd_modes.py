@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -32,17 +33,28 @@ def leaves(device: torch.device, channels: int, **shape: int) -> tuple[Tensor, T
     return values, source, target
 
 
+# On CUDA autograd of plain PyTorch adds in an order that changes from run to run; ours does not.
+NOT_EXACT: weakref.WeakSet[Callable[..., Tensor]] = weakref.WeakSet()
+
+
 def check(call: Callable[..., Tensor], inputs: tuple[Tensor, ...], fast: bool = False) -> None:
     """First and second derivatives against differences; ``fast``: along random directions only."""
-    assert gradcheck(call, inputs, nondet_tol=0.0, fast_mode=fast)
-    assert gradgradcheck(call, inputs, nondet_tol=0.0, fast_mode=fast)
+    tolerance = 1e-9 if inputs[0].is_cuda and call in NOT_EXACT else 0.0
+    assert gradcheck(call, inputs, nondet_tol=tolerance, fast_mode=fast)
+    assert gradgradcheck(call, inputs, nondet_tol=tolerance, fast_mode=fast)
 
 
 def to_values(
     call: Callable[..., Tensor], source: Tensor, target: Tensor, **options: Any
 ) -> Callable[[Tensor], Tensor]:
     """The call as a function of the values."""
-    return lambda values: call(values, source.detach(), target.detach(), **options).nan_to_num()
+
+    def called(values: Tensor) -> Tensor:
+        return call(values, source.detach(), target.detach(), **options).nan_to_num()
+
+    if call is robocache.reference.resample:
+        NOT_EXACT.add(called)
+    return called
 
 
 @curved
@@ -111,8 +123,9 @@ def test_gradcheck_of_rotations_of_every_kind(device: torch.device, call: Callab
     target = torch.tensor([0.1, 0.5, 0.9], dtype=F64, device=device)
     # Steps that suit the shortest of them.
     call = to_values(call, source, target, mode="slerp")
-    assert gradcheck(call, (values,), eps=1e-7, atol=2e-4, rtol=1e-4)
-    assert gradgradcheck(call, (values,), eps=1e-7, atol=1e-2, rtol=1e-3)
+    tolerance = 1e-9 if values.is_cuda and call in NOT_EXACT else 0.0
+    assert gradcheck(call, (values,), eps=1e-7, atol=2e-4, rtol=1e-4, nondet_tol=tolerance)
+    assert gradgradcheck(call, (values,), eps=1e-7, atol=1e-2, rtol=1e-3, nondet_tol=tolerance)
 
 
 @curved

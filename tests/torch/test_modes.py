@@ -25,6 +25,7 @@ def resample(request: pytest.FixtureRequest, device: torch.device) -> Call:
     call = robocache.resample if request.param == "operator" else robocache.reference.resample
 
     def called(values: Tensor, times: Tensor, targets: Tensor, **options: object) -> Tensor:
+        options = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in options.items()}
         result: Tensor = call(*(x.to(device) for x in (values, times, targets)), **options)
         return result.cpu()
 

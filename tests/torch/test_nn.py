@@ -29,7 +29,9 @@ streams:
     mode: linear:7,angle:7
   pose: {width: 7, mode: "linear:3,slerp:4"}
 """
-SHAPES = [(2, (3, 9, 4), 11), (3, (5, 20, 8), 6), (4, (2, 7, 30), 21)]  # B, S of each stream, T
+# B, S of each stream, T. The first has no size that equals a width or the number of streams: torch.compile takes equal
+# sizes for one.
+SHAPES = [(2, (5, 9, 4), 11), (3, (5, 20, 8), 6), (4, (2, 7, 30), 21)]
 
 
 @pytest.fixture(autouse=True)

@@ -130,7 +130,8 @@ def _end(gap: Tensor, next_gap: Tensor, slope: Tensor, next_slope: Tensor) -> Te
     parabola = ((2.0 * gap + next_gap) * slope - gap * next_slope) / (gap + next_gap)
     steep = (slope.sign() != next_slope.sign()) & (parabola.abs() > 3.0 * slope.abs())
     limited = torch.where(steep, 3.0 * slope, parabola)
-    return torch.where(parabola.sign() != slope.sign(), 0.0, limited)
+    # Flat: 0 too, so that its derivative is.
+    return torch.where((parabola.sign() != slope.sign()) | (slope == 0), 0.0, limited)
 
 
 class _Line(torch.autograd.Function):
