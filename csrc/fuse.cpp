@@ -95,7 +95,8 @@ Fused check_fuse(
     fused.modes.assign(values.size(), std::string(mode));
   } else {
     std::vector<std::size_t> widths;
-    for (const auto& width : fused.widths) widths.push_back(static_cast<std::size_t>(width.guard_int(__FILE__, __LINE__)));
+    for (const auto& width : fused.widths)
+      widths.push_back(static_cast<std::size_t>(width.guard_int(__FILE__, __LINE__)));
     const rust::Slice<const std::size_t> slice(widths.data(), widths.size());
     const auto modes = rust_call([&] { return core::stream_modes(OP, str(mode), str(outside), kind(type), slice); });
     for (const auto& text : modes) fused.modes.emplace_back(text);
@@ -168,8 +169,8 @@ Tensor call_fuse(
   return op.call(values, source_times, target_times, mode, outside, lengths);
 }
 
-// Of values [B, S, D]. Each stream's derivatives are those of its resample; a target's time gets the sum over streams, in
-// their order.
+// Of values [B, S, D]. Each stream's derivatives are those of its resample; a target's time gets the sum over streams,
+// in their order.
 struct Fuse : torch::autograd::Function<Fuse> {
   static constexpr bool is_traceable = true;
 

@@ -1,8 +1,8 @@
 // The derivatives of resample, as calls of operators that have derivatives themselves.
 //
-// With R = resample, S = resample_slope (dR/dt), T = resample_tangent (R along a direction of the values), R' and S' the
-// adjoints of T and S (resample_backward), C = resample_curvature (R' along a direction of the values) and
-// q(g, v) = sum over channels of g * S(v) (resample_time_grad), for times tt (targets) and ts (sources):
+// With R = resample, S = resample_slope (dR/dt), T = resample_tangent (R along a direction of the values), R' and S'
+// the adjoints of T and S (resample_backward), C = resample_curvature (R' along a direction of the values) and q(g, v)
+// = sum over channels of g * S(v) (resample_time_grad), for times tt (targets) and ts (sources):
 //
 //   R(v):     dv = R'(g; v)                         dtt = q(g, v)    dts = -R'(q)
 //   S(v):     dv = S'(g)                            dtt = 0          dts = -S'(q)
@@ -11,9 +11,9 @@
 //   S'(g):    dg = S(a)                             dtt = 0          dts = -S'(q)
 //   q(g, v):  dg = h S(v)        dv = S'(h g)                        dts = -S'(h q)  h: the incoming gradient
 //
-// C is 0 but for slerp and pchip, the modes that bend; its own derivatives do not exist here. Times move `linear` channels
-// only. Nothing is added in an order that a device chooses: sums over the batch, for shared times, are an R' too.
-// Integer times, lengths and the texts are not differentiable.
+// C is 0 but for slerp and pchip, the modes that bend; its own derivatives do not exist here. Times move `linear`
+// channels only. Nothing is added in an order that a device chooses: sums over the batch, for shared times, are an R'
+// too. Integer times, lengths and the texts are not differentiable.
 
 #include <ATen/ATen.h>
 #include <ATen/core/dispatch/Dispatcher.h>

@@ -12,10 +12,10 @@ namespace core {
 struct MaxGap;
 }
 
-// robocache::resample through the dispatcher, on the at::Tensor that each tch::Tensor points to, by address; returns the
-// address of a new at::Tensor, which the caller owns.
-// Throws std::runtime_error with the text "KIND: MESSAGE", as src/ffi.rs does the other way: cxx carries nothing of an
-// exception but its text. KIND is ValueError, TypeError, NotImplementedError or RuntimeError.
+// robocache::resample through the dispatcher, on the at::Tensor that each tch::Tensor points to, by address; returns
+// the address of a new at::Tensor, which the caller owns. Throws std::runtime_error with the text "KIND: MESSAGE", as
+// src/ffi.rs does the other way: cxx carries nothing of an exception but its text. KIND is ValueError, TypeError,
+// NotImplementedError or RuntimeError.
 std::size_t tch_resample(
     std::size_t values, // [B, S, D...] or [S, D...]
     std::size_t source_times, // [B, S] or [S]

@@ -94,10 +94,9 @@ __device__ Window<N> pchip_gradient(const Window<N>& x, C weight, const Spans<C>
   const N of_own = X::constant(weight * weight * (rest + rest + C(1)));
   const N own = fused(of_left, left.by_own, fused(of_right, right.by_own, of_own));
   const N zero = X::constant(0);
-  const N before = spans.before == C(0) ? zero
-                                        : (of_left * left.by_near + of_right * right.by_far) / X::constant(spans.before);
-  const N after = spans.after == C(0) ? zero
-                                      : (of_right * right.by_near + of_left * left.by_far) / X::constant(spans.after);
+  const auto share = [&](C span, N near, N far) { return span == C(0) ? zero : (near + far) / X::constant(span); };
+  const N before = share(spans.before, of_left * left.by_near, of_right * right.by_far);
+  const N after = share(spans.after, of_right * right.by_near, of_left * left.by_far);
   return {-before, (X::constant(1) - own) + before, own - after, after};
 }
 

@@ -1,5 +1,5 @@
-// Streams of different rates side by side, in one launch: each warp takes a share of one stream's rows, and works on them
-// as a warp of `resample` does (rows.cuh).
+// Streams of different rates side by side, in one launch: each warp takes a share of one stream's rows, and works on
+// them as a warp of `resample` does (rows.cuh).
 
 #include "rows.cuh"
 

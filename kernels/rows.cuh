@@ -177,8 +177,8 @@ __device__ void write(const Quaternion<double>& q, V* output) {
   for (int k = 0; k < 4; ++k) output[k] = narrow_from<V>(q.at[k]);
 }
 
-// A channel of the samples around a bracket, of which `offset` is the left one; samples that the curve does not reach are
-// others of the row, and are not used.
+// A channel of the samples around a bracket, of which `offset` is the left one; samples that the curve does not reach
+// are others of the row, and are not used.
 template <class V>
 __device__ Window<typename Element<V>::Compute> window(const Channels& values, i64 offset, const Bracket& bracket) {
   using E = Element<V>;
@@ -247,8 +247,8 @@ __device__ void curved_unit(const Source& s, Mode mode, const Bracket& bracket, 
   *output = E::narrow(mode == ANGLE && !TANGENT ? blend_angle(a, b, weight) : fused(weight, b - a, a));
 }
 
-// Threads: a warp handles `rows_per_warp` rows of [B * T] and one tile of their units; lane l takes the units l, l + 32,
-// ... of the rows laid end to end.
+// Threads: a warp handles `rows_per_warp` rows of [B * T] and one tile of their units; lane l takes the units l, l +
+// 32, ... of the rows laid end to end.
 template <class V, bool TANGENT, class Groups>
 __device__ void curved_rows(
     const Rows& p, const Channels& tangent, const Groups& groups, i64 warp, const Bracket& mine) {

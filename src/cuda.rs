@@ -116,8 +116,8 @@ static LOADED: Mutex<Loaded> = Mutex::new(Loaded { devices: BTreeMap::new(), lib
 ///
 /// # Errors
 ///
-/// [`Error::Unsupported`] without a driver, a device or an image for it; [`Error::Runtime`] with the driver's own name of
-/// the error if it refuses.
+/// [`Error::Unsupported`] without a driver, a device or an image for it; [`Error::Runtime`] with the driver's own name
+/// of the error if it refuses.
 ///
 /// # Safety
 ///

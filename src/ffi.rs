@@ -1,7 +1,7 @@
 //! The only bridge between C++ and Rust: one signature for each operator, in schema order, then where to run.
 //!
-//! C++ checks, allocates and calls; here, and nowhere else, an address that torch gave becomes a view. What the functions
-//! do is in `ffi/calls.rs`.
+//! C++ checks, allocates and calls; here, and nowhere else, an address that torch gave becomes a view. What the
+//! functions do is in `ffi/calls.rs`.
 
 mod calls;
 
@@ -157,8 +157,8 @@ pub(crate) mod bridge {
         fn stream_modes(op: &str, mode: &str, outside: &str, values: Kind, widths: &[usize]) -> Result<Vec<String>>;
         /// True where derivatives by the values depend on the values.
         fn bends(mode: &str) -> bool;
-        /// Channels that `mode` takes before any number that is left to `*`; -1 where the number of all of them decides,
-        /// -2 where any number will do.
+        /// Channels that `mode` takes before any number that is left to `*`; -1 where the number of all of them
+        /// decides, -2 where any number will do.
         fn named_channels(mode: &str) -> i64;
         /// Refuses a gap that is negative or NaN.
         fn check_max_gap(max_gap: &MaxGap) -> Result<()>;

@@ -11,8 +11,8 @@ use ::tch::Tensor;
 /// The optional arguments of [`resample`] and [`fuse`]; the default blends every channel linearly and holds the ends.
 #[derive(Clone, Copy, Debug)]
 pub struct ResampleOptions<'a> {
-    /// How channels are blended: `linear`, `previous`, `next`, `nearest`, `angle`, `slerp` or `pchip`, or groups over the
-    /// flattened trailing channels (of [`fuse`]: over the channels of all streams) from left to right,
+    /// How channels are blended: `linear`, `previous`, `next`, `nearest`, `angle`, `slerp` or `pchip`, or groups over
+    /// the flattened trailing channels (of [`fuse`]: over the channels of all streams) from left to right,
     /// `linear:3,slerp:4,previous:*` (`*`: all that remain).
     pub mode: &'a str,
     /// What a target before the first or past the last sample gets: `hold` (the nearest end), `nan`, `zero`, or
@@ -72,8 +72,8 @@ pub fn resample(
     target_times: &Tensor,
     options: ResampleOptions<'_>,
 ) -> Result<Tensor> {
-    // SAFETY: each address is that of the C++ tensor of a tch::Tensor that is borrowed for the whole call; C++ copies the
-    // handle where it keeps one (autograd), never the address.
+    // SAFETY: each address is that of the C++ tensor of a tch::Tensor that is borrowed for the whole call; C++ copies
+    // the handle where it keeps one (autograd), never the address.
     let result = unsafe {
         bridge::tch_resample(
             address(values),
@@ -128,8 +128,8 @@ pub fn resample_mask(
     owned(unsafe { bridge::tch_resample_mask(address(source_times), address(target_times), &gap, lengths) })
 }
 
-/// Several streams, each with its own times and rate, on one clock, their channels side by side: the bits of [`resample`]
-/// of each stream.
+/// Several streams, each with its own times and rate, on one clock, their channels side by side: the bits of
+/// [`resample`] of each stream.
 ///
 /// * `values`: at least one stream `[B, S_k, D_k]`, or `[S_k, D_k]` where all times are 1-D; one type and device.
 /// * `source_times`: of each stream `[B, S_k]` or `[S_k]`; all of one type and unit.
@@ -174,7 +174,8 @@ pub fn fuse(
 /// The tensor that C++ made, or the error that it threw.
 fn owned(result: std::result::Result<usize, cxx::Exception>) -> Result<Tensor> {
     let result = result.map_err(|exception| error(exception.what()))?;
-    // SAFETY: the address is that of a new C++ tensor with no other owner, which tch::Tensor deletes when it is dropped.
+    // SAFETY: the address is that of a new C++ tensor with no other owner, which tch::Tensor deletes when it is
+    // dropped.
     Ok(unsafe { Tensor::from_ptr(result as *mut _) })
 }
 

@@ -198,8 +198,8 @@ impl<T: Time> Samples<T> {
         self.at(sample) <= target
     }
 
-    /// The bracket of a target; `guess` carries what one target tells about the next (0 at first). `spans` also asks for
-    /// the spans beside it.
+    /// The bracket of a target; `guess` carries what one target tells about the next (0 at first). `spans` also asks
+    /// for the spans beside it.
     #[inline(always)]
     pub fn bracket(&self, target: T, outside: Outside, spans: bool, guess: &mut usize) -> Bracket {
         let last = self.count - 1;
@@ -241,7 +241,8 @@ impl<T: Time> Samples<T> {
         }
     }
 
-    /// True where the target lies between the first and the last sample, and on a sample or in a bracket within `limit`.
+    /// True where the target lies between the first and the last sample, and on a sample or in a bracket within
+    /// `limit`.
     #[inline(always)]
     pub fn covers(&self, target: T, limit: Option<&Limit>, guess: &mut usize) -> bool {
         if target.is_nan() || target.infinite() != 0 {

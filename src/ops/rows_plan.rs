@@ -29,11 +29,11 @@ pub struct Share {
 }
 
 impl Share {
-    /// Of that many rows of that many vectors.
-    pub fn new(rows: u64, vectors: u64) -> Share {
+    /// Of that many rows of that many vectors, where so many signals share a launch.
+    pub fn new(rows: u64, vectors: u64, signals: u64) -> Share {
         let tile = vectors.clamp(1, TILE);
         let tiles = vectors.div_ceil(tile);
-        let rows_per_warp = rows_per_warp(rows, tile);
+        let rows_per_warp = rows_per_warp(rows, tile, signals);
         let warps = rows.div_ceil(u64::from(rows_per_warp)).saturating_mul(tiles);
         // Kernels divide by it, those past the last warp of a launch too.
         Share { rows_per_warp, tile, tiles: tiles.max(1), warps }
@@ -41,10 +41,10 @@ impl Share {
 }
 
 /// The most rows a warp can take while its lanes have work in flight and the device has enough warps.
-pub fn rows_per_warp(rows: u64, vectors: u64) -> u32 {
+pub fn rows_per_warp(rows: u64, vectors: u64, signals: u64) -> u32 {
     let fits = |&count: &u32| {
         let count = u64::from(count);
-        count * vectors <= VECTORS_PER_WARP && rows.div_ceil(count) >= ENOUGH_WARPS
+        count * vectors <= VECTORS_PER_WARP && rows.div_ceil(count).saturating_mul(signals) >= ENOUGH_WARPS
     };
     ROWS_PER_WARP.into_iter().rev().find(fits).unwrap_or(ROWS_PER_WARP[0])
 }

@@ -94,8 +94,8 @@ fn write<V: Blend>(out: &mut [V], q: &Quaternion<f64>) {
     }
 }
 
-/// Some channels of the samples around a bracket, `left - 1` to `left + 2`, for `pchip`; samples that the curve does not
-/// reach are others of the row, and are not used.
+/// Some channels of the samples around a bracket, `left - 1` to `left + 2`, for `pchip`; samples that the curve does
+/// not reach are others of the row, and are not used.
 pub struct Window<V: Blend> {
     rows: [Row<V>; 4],
     /// The bracket's own, in the compute type.

@@ -196,8 +196,9 @@ impl<'a> Timeline<'a> {
             None => Ok(()),
             Some((sample, before, found)) => {
                 let (op, source) = (caller.op, caller.argument("source_times"));
+                let place = format!("in row {row} at sample {sample}");
                 Err(Error::Value(format!(
-                    "{op}: {source} must ascend along each row, got {found:?} after {before:?} in row {row} at sample {sample}"
+                    "{op}: {source} must ascend along each row, got {found:?} after {before:?} {place}"
                 )))
             }
         }

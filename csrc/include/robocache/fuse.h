@@ -10,13 +10,13 @@
 
 namespace robocache {
 
-/// Resamples several streams to `target_times` and puts their channels side by side: [B, T, D_1 + ... + D_K], dense, with
-/// the bits of `resample` of each stream. On CUDA one launch serves up to 16 streams.
+/// Resamples several streams to `target_times` and puts their channels side by side: [B, T, D_1 + ... + D_K], dense,
+/// with the bits of `resample` of each stream. On CUDA one launch serves up to 16 streams.
 ///
 ///     auto fused = robocache::fuse({vision, joints}, {vision_times, joint_times}, clock, "linear:512,angle:7");
 ///
-/// Differentiable as `resample` is, in every stream and in floating times. Throws as `resample` does; an argument of one
-/// stream is named with its index: `fuse: values[1] must be float32 (as values[0]), got float64`.
+/// Differentiable as `resample` is, in every stream and in floating times. Throws as `resample` does; an argument of
+/// one stream is named with its index: `fuse: values[1] must be float32 (as values[0]), got float64`.
 inline at::Tensor fuse(
     // K >= 1 streams [B, S_k, D_k], any strides; or [S_k, D_k] where all times are 1-D. One dtype and device.
     at::TensorList values,

@@ -20,12 +20,13 @@ namespace robocache {
 ///     auto joint = torch::tensor({{0.0}, {10.0}, {40.0}});
 ///     auto angle = robocache::resample(joint, times, torch::tensor({0.5, 1.5}));   // [[5], [25]]
 ///
-/// Differentiable in `values`, of any order (`slerp` and `pchip`: twice), and for `linear` channels in floating `source_times` and `target_times`.
-/// The same bits on CPU and CUDA. CUDA runs on the current stream and device and never waits.
+/// Differentiable in `values`, of any order (`slerp` and `pchip`: twice), and for `linear` channels in floating
+/// `source_times` and `target_times`. The same bits on CPU and CUDA. CUDA runs on the current stream and device and
+/// never waits.
 ///
-/// Throws c10::ValueError (a wrong shape or value), c10::TypeError (a wrong dtype) and c10::NotImplementedError (no such
-/// backend, or librobocache.so not loaded). `what_without_backtrace()` is the same text as in Python:
-/// `resample: source_times must have shape [2, 5], got [2, 4]`.
+/// Throws c10::ValueError (a wrong shape or value), c10::TypeError (a wrong dtype) and c10::NotImplementedError (no
+/// such backend, or librobocache.so not loaded). `what_without_backtrace()` is the same text as in Python: `resample:
+/// source_times must have shape [2, 5], got [2, 4]`.
 inline at::Tensor resample(
     // [B, S, D...], any strides, S >= 1; or [S, D...] where both times are 1-D. float64, float32, float16 or bfloat16;
     // also integers and bool where no channel is blended.
@@ -35,9 +36,9 @@ inline at::Tensor resample(
     const at::Tensor& source_times,
     // [B, T], or [T] shared by the batch; dtype and unit of source_times, in any order.
     const at::Tensor& target_times,
-    // How channels are blended: "linear", "previous", "next", "nearest", "angle" (radians, along the shorter arc), "slerp"
-    // (unit quaternions, 4 channels each) or "pchip" (monotone cubic), or groups over the flattened trailing channels from
-    // left to right, "linear:3,slerp:4,previous:*" (*: all that remain).
+    // How channels are blended: "linear", "previous", "next", "nearest", "angle" (radians, along the shorter arc),
+    // "slerp" (unit quaternions, 4 channels each) or "pchip" (monotone cubic), or groups over the flattened trailing
+    // channels from left to right, "linear:3,slerp:4,previous:*" (*: all that remain).
     std::string_view mode = "linear",
     // What a target before the first or past the last sample gets: "hold" (the nearest end), "nan", "zero", or
     // "extrapolate" (the end bracket's line, `linear` only).

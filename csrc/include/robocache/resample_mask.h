@@ -10,9 +10,9 @@
 
 namespace robocache {
 
-/// True where a target lies within its row's first and last valid sample (inclusive) and, with `max_gap`, on a sample or in
-/// a bracket that is no longer: bool [B, T], or [T] where both times are 1-D and there are no lengths. NaN and infinite
-/// targets: false.
+/// True where a target lies within its row's first and last valid sample (inclusive) and, with `max_gap`, on a sample
+/// or in a bracket that is no longer: bool [B, T], or [T] where both times are 1-D and there are no lengths. NaN and
+/// infinite targets: false.
 ///
 ///     auto stamps = torch::tensor({0, 10, 500}, torch::kLong);
 ///     auto valid = robocache::resample_mask(stamps, torch::tensor({5, 100}, torch::kLong), 50);   // [true, false]

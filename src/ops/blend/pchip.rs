@@ -1,4 +1,5 @@
-//! The monotone cubic through samples, as SciPy's `PchipInterpolator`: Hermite's cubic with slopes that never overshoot.
+//! The monotone cubic through samples, as SciPy's `PchipInterpolator`: Hermite's cubic with slopes that never
+//! overshoot.
 //!
 //! Within a piece a sample's slope is the weighted harmonic mean of the chords on both sides, or 0 where they differ in
 //! sign (Fritsch and Butland, 1984); at an end it is the one-sided three-point slope, limited as Fritsch and Carlson

@@ -106,8 +106,8 @@ impl<N: Scalar> Arc<N> {
     }
 }
 
-/// True where the arc is shorter to the other one with its sign turned. In pairs and without fma: rotations of exactly half
-/// a turn about an axis cancel exactly, and keep the sign that they were written with.
+/// True where the arc is shorter to the other one with its sign turned. In pairs and without fma: rotations of exactly
+/// half a turn about an axis cancel exactly, and keep the sign that they were written with.
 #[inline(always)]
 fn opposite<N: Scalar>(a: &Quaternion<N>, b: &Quaternion<N>) -> bool {
     let product = |k: usize| a[k].value() * b[k].value();

@@ -1,7 +1,7 @@
 //! `fuse`: streams of different rates, lengths and widths on one clock, their channels side by side.
 //!
-//! The bits are those of [`resample`](crate::resample) of each stream, put together: both read rows by the same code. No
-//! stream is written anywhere but to its channels of the result, and on CUDA one launch serves up to 16 streams.
+//! The bits are those of [`resample`](crate::resample) of each stream, put together: both read rows by the same code.
+//! No stream is written anywhere but to its channels of the result, and on CUDA one launch serves up to 16 streams.
 
 #[cfg(feature = "cuda")]
 mod cuda;

@@ -99,9 +99,10 @@ fn lanes(access: Access, dtype: DType) -> u64 {
 pub fn fuse(case: &Case) -> Result<Plan> {
     let rows = rows_of("fuse", case.batch, case.targets)?;
     let mut first_warp = 0u64;
-    let mut streams = [StreamPlan { first_warp: 0, share: Share::new(0, 0) }; MAX_STREAMS];
+    let mut streams = [StreamPlan { first_warp: 0, share: Share::new(0, 0, 1) }; MAX_STREAMS];
     for (plan, stream) in streams.iter_mut().zip(case.streams) {
-        let share = Share::new(rows, stream.across as u64 / lanes(stream.access, case.values));
+        let vectors = stream.across as u64 / lanes(stream.access, case.values);
+        let share = Share::new(rows, vectors, case.streams.len() as u64);
         *plan = StreamPlan { first_warp, share };
         first_warp = first_warp.saturating_add(share.warps);
     }
@@ -131,8 +132,8 @@ mod tests {
         let plan = fuse(&case(&streams)).unwrap();
         assert_eq!(plan.launch.kernel, "fuse_bf16");
         let firsts: Vec<_> = plan.streams[..4].iter().map(|stream| stream.first_warp).collect();
-        assert_eq!(firsts, [0, 2000, 4000, 0]);
-        assert_eq!(plan.launch.grid, [1500, 1, 1]);
+        assert_eq!(firsts, [0, 2000, 3000, 0]); // narrow streams give a warp 8 rows: the launch has warps enough
+        assert_eq!(plan.launch.grid, [1000, 1, 1]);
         assert_eq!(plan.streams[0].share, Share { rows_per_warp: 4, tile: 128, tiles: 1, warps: 2000 });
     }
 

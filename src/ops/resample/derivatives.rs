@@ -1,8 +1,8 @@
-//! The derivatives of [`resample`](super::resample): of any order where modes are linear in the values, of the first and
-//! second for `slerp` and `pchip`; all deterministic.
+//! The derivatives of [`resample`](super::resample): of any order where modes are linear in the values, of the first
+//! and second for `slerp` and `pchip`; all deterministic.
 //!
-//! * `S` = [`resample_slope`]: the derivative of `R` = `resample` by a target's time, `(v[i+1] - v[i]) / dt` of `linear`
-//!   channels, 0 of others;
+//! * `S` = [`resample_slope`]: the derivative of `R` = `resample` by a target's time, `(v[i+1] - v[i]) / dt` of
+//!   `linear` channels, 0 of others;
 //! * `T` = [`resample_tangent`]: the derivative of `R` along a direction of the values;
 //! * `R'` and `S'` = [`resample_backward`]: the adjoints of `T` and `S`, gathered by source row in one order;
 //! * `C` = [`resample_curvature`]: the derivative of `R'` along a direction of the values, gathered likewise;
@@ -156,8 +156,8 @@ pub fn resample_backward_workspace(batch: usize, samples: usize, targets: usize)
 /// gradient `[B, S, D]`.
 ///
 /// What a source sample receives is added with fused multiply-adds in ascending (bracket, target) order in the compute
-/// type and rounded once, so the bits depend on nothing else. `values` `[B, S, D]` are read for `slerp` and `pchip` only.
-/// `workspace` has [`resample_backward_workspace`] bytes.
+/// type and rounded once, so the bits depend on nothing else. `values` `[B, S, D]` are read for `slerp` and `pchip`
+/// only. `workspace` has [`resample_backward_workspace`] bytes.
 ///
 /// # Errors
 /// As for `resample`; [`Error::Value`] also where values are missing.

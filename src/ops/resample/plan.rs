@@ -83,7 +83,7 @@ impl Workspace {
         };
         plan().ok_or_else(|| {
             Error::Value(format!(
-                "resample_backward: target_times must be small enough to plan memory for, got {rows} rows of {targets} targets"
+                "{OP}_backward: target_times must be small enough to plan memory for, got {rows} rows of {targets} targets"
             ))
         })
     }
@@ -95,7 +95,7 @@ fn vectors(case: &Case) -> u64 {
 }
 
 fn forward_with(case: &Case, kernel: &'static str) -> Result<Plan> {
-    let share = Share::new(rows_of(OP, case.batch, case.targets)?, vectors(case));
+    let share = Share::new(rows_of(OP, case.batch, case.targets)?, vectors(case), 1);
     Ok(Plan { launch: warps(OP, kernel, share.warps)?, share })
 }
 
@@ -133,7 +133,7 @@ pub fn time_grad(case: &Case) -> Result<Launch> {
 pub fn backward(case: &Case, distinct: usize, curvature: bool) -> Result<BackwardPlan> {
     let bracket = kernel_name!("resample_bracket_", case.times);
     let rows = rows_of(OP, distinct, case.targets)?;
-    let rows_per_warp = rows_per_warp(rows, 1);
+    let rows_per_warp = rows_per_warp(rows, 1, 1);
     let gather = match (curvature, case.curved, case.wide) {
         (true, ..) => kernel_name!(@floats "resample_curvature_", "", case.values),
         (_, true, _) => kernel_name!(@floats "resample_backward_curved_", "", case.values),

@@ -46,8 +46,8 @@ impl MaxGap {
     }
 }
 
-/// Marks the targets that lie within their row's first and last valid sample (inclusive) and, with `max_gap`, on a sample
-/// or in a bracket that is no longer.
+/// Marks the targets that lie within their row's first and last valid sample (inclusive) and, with `max_gap`, on a
+/// sample or in a bracket that is no longer.
 ///
 /// * `source_times`: `[B, S]` or `[S]`, ascending, at least one sample; f32, f64 or int64.
 /// * `target_times`: `[B, T]` or `[T]`, of the same type, in any order; NaN and infinite ones are marked false.

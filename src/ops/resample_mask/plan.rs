@@ -17,7 +17,7 @@ pub struct Plan {
 /// The plan for that many targets.
 pub fn mask(batch: usize, targets: usize, times: DType) -> Result<Plan> {
     let rows = rows_of("resample_mask", batch, targets)?;
-    let rows_per_warp = rows_per_warp(rows, 1);
+    let rows_per_warp = rows_per_warp(rows, 1, 1);
     let kernel = kernel_name!("resample_mask_", times);
     Ok(Plan { launch: warps("resample_mask", kernel, rows.div_ceil(u64::from(rows_per_warp)))?, rows_per_warp })
 }
