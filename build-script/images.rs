@@ -30,7 +30,7 @@ pub struct Image {
 /// zlib's best: the time is a hundredth of the compiler's.
 const LEVEL: u8 = 9;
 
-/// Compiles `folder/*.cu` into `out`.
+/// Compiles `folder/*.cu`, unless an earlier build has done so already.
 pub fn compile(nvrtc: &Nvrtc, folder: &Path, out: &Path) -> Result<Vec<Image>, String> {
     let mut sources = files(folder)?;
     sources.retain(|path| path.extension().is_some_and(|extension| extension == "cu"));
@@ -42,6 +42,8 @@ pub fn compile(nvrtc: &Nvrtc, folder: &Path, out: &Path) -> Result<Vec<Image>, S
             nvrtc.version(),
         );
     }
+    let kept = kept(out);
+    fs::create_dir_all(&kept).map_err(|error| format!("{}: {error}", kept.display()))?;
     let options = options(folder, &nvrtc.includes);
     let inputs = fingerprint(folder, &(nvrtc.version(), &options))?;
     let targets: Vec<_> =
@@ -55,14 +57,14 @@ pub fn compile(nvrtc: &Nvrtc, folder: &Path, out: &Path) -> Result<Vec<Image>, S
         let image = Image {
             kernel: kernel.to_owned(),
             arch: format!("Arch::{variant}({number})"),
-            path: out.join(format!("{kernel}.{arch}.{inputs:016x}")),
+            path: kept.join(format!("{kernel}.{arch}.{inputs:016x}")),
         };
         if image.path.exists() {
             return Ok((image, String::new()));
         }
         let (bytes, log) = nvrtc.compile(&source.display().to_string(), &text, &arch, &options)?;
-        // Under its name only once it is whole: an interrupted build leaves no half of an image behind.
-        let part = image.path.with_extension("part");
+        // Under its name only once it is whole: no interrupted build, nor one at work beside this, shows half an image.
+        let part = image.path.with_extension(format!("{}.part", std::process::id()));
         let mut packed = (bytes.len() as u64).to_le_bytes().to_vec();
         packed.append(&mut miniz_oxide::deflate::compress_to_vec_zlib(&bytes, LEVEL));
         write(&part, &packed)?;
@@ -76,6 +78,13 @@ pub fn compile(nvrtc: &Nvrtc, folder: &Path, out: &Path) -> Result<Vec<Image>, S
     let lines = logs.iter().flat_map(|log| log.lines()).filter(|line| !line.trim().is_empty());
     lines.for_each(|line| println!("cargo::warning={line}"));
     Ok(images)
+}
+
+/// Where images are kept: beside cargo's own folders (`target/release`), so that every set of features uses the same
+/// ones; else in `out`.
+fn kept(out: &Path) -> PathBuf {
+    let build = out.ancestors().nth(2).filter(|folder| folder.ends_with("build"));
+    build.and_then(Path::parent).map_or(out.to_owned(), |profile| profile.join("robocache-images"))
 }
 
 /// Writes `images.rs`: the table of the images' bytes, empty in a CPU-only build.
