@@ -311,3 +311,18 @@ def test_second_derivatives_of_fuse_are_the_references(device: torch.device, rng
             a, b = (torch.zeros(()) if x is None or not bool(x.any()) else x.detach() for x in (a, b))
             scale = max(float(b.nan_to_num().abs().max()) if b.numel() else 0.0, 1.0)
             assert torch.allclose(a, b, rtol=1e-6, atol=1e-8 * scale, equal_nan=True), str(case)
+
+
+@pytest.mark.parametrize("mode", ["linear", "angle", "linear:2,previous:2"])
+def test_third_derivatives_of_modes_that_do_not_bend_are_the_references(device: torch.device, mode: str) -> None:
+    values, source, target = smooth(device, channels=4)
+    wanted = [values, source, target] if mode == "linear" else [values]  # only linear channels tell the times
+    found = []
+    for call in (robocache.resample, robocache.reference.resample):
+        result = call(values, source, target, mode=mode).pow(4).sum()
+        for _ in range(3):
+            grads = torch.autograd.grad(result, wanted, create_graph=True)
+            result = torch.stack([grad.square().sum() for grad in grads]).sum()
+        found.append(grads)
+    for a, b in zip(*found, strict=True):
+        assert torch.allclose(a, b, rtol=1e-6, atol=1e-9)
