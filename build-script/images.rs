@@ -45,14 +45,14 @@ pub fn compile(nvrtc: &Nvrtc, folder: &Path, out: &Path) -> Result<Vec<Image>, S
     let kept = kept(out);
     fs::create_dir_all(&kept).map_err(|error| format!("{}: {error}", kept.display()))?;
     let options = options(folder, &nvrtc.includes);
-    let inputs = fingerprint(folder, &(nvrtc.version(), &options))?;
     let targets: Vec<_> =
         cubins.into_iter().map(|number| ("Sm", "sm", number)).chain([("Compute", "compute", PTX)]).collect();
     let jobs: Vec<_> = sources.iter().flat_map(|source| targets.iter().map(move |target| (source, *target))).collect();
 
     let run = |(source, (variant, prefix, number)): (&PathBuf, (&str, &str, u32))| -> Result<(Image, String), String> {
         let kernel = source.file_stem().and_then(|stem| stem.to_str()).ok_or("a kernel's name must be text")?;
-        let text = fs::read_to_string(source).map_err(|error| format!("{}: {error}", source.display()))?;
+        let text = read(source)?;
+        let inputs = fingerprint(folder, source, &(nvrtc.version(), &options))?;
         let arch = format!("{prefix}_{number}");
         let image = Image {
             kernel: kernel.to_owned(),
@@ -119,15 +119,26 @@ fn options(folder: &Path, includes: &[PathBuf]) -> Vec<String> {
     fixed.into_iter().map(str::to_owned).chain(includes).collect()
 }
 
-/// A number that changes with any file in the folder and with the compiler, so that an edit of C++ leaves images be.
-fn fingerprint(folder: &Path, compiler: &impl Hash) -> Result<u64, String> {
+/// A number that changes with the file, with any header of the folder that it reaches, and with the compiler, so that an
+/// edit of C++ or of another kernel leaves the image be.
+fn fingerprint(folder: &Path, source: &Path, compiler: &impl Hash) -> Result<u64, String> {
     let mut hasher = DefaultHasher::new();
     compiler.hash(&mut hasher);
-    for path in files(folder)? {
-        path.hash(&mut hasher);
-        fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?.hash(&mut hasher);
+    let (mut seen, mut ahead) = (BTreeSet::new(), vec![source.to_owned()]);
+    while let Some(path) = ahead.pop() {
+        if !seen.insert(path.clone()) {
+            continue;
+        }
+        let text = read(&path)?;
+        (&path, &text).hash(&mut hasher);
+        let names = text.lines().filter_map(|line| line.trim().strip_prefix("#include \"")?.strip_suffix('"'));
+        ahead.extend(names.map(|name| folder.join(name)));
     }
     Ok(hasher.finish())
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 /// Runs every job on as many threads as cargo grants, and returns the results in the jobs' order.

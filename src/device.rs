@@ -23,6 +23,13 @@ pub struct Stream {
     pub handle: usize,
 }
 
+impl Where<'_> {
+    /// True on a CUDA device.
+    pub(crate) fn is_cuda(&self) -> bool {
+        matches!(self, Where::Cuda(_))
+    }
+}
+
 impl<'a> Place<'a> {
     /// On the CPU, the work cut into row ranges that `threads` runs.
     pub fn cpu(threads: &'a dyn Threads) -> Self {

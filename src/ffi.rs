@@ -1,9 +1,10 @@
 //! The only bridge between C++ and Rust: one signature for each operator, in schema order, then where to run.
 //!
 //! C++ checks, allocates and calls; here, and nowhere else, an address that torch gave becomes a view. What the
-//! functions do is in `ffi/calls.rs`.
+//! functions do is in `ffi/calls.rs` and `ffi/voxelize.rs`.
 
 mod calls;
+mod voxelize;
 
 use crate::device::{self, Stream};
 use crate::error::{Error, Result};
@@ -151,6 +152,120 @@ pub(crate) mod bridge {
             place: &Place,
         ) -> Result<()>;
 
+        fn voxelize(
+            points: &Operand,
+            features: &Operand,
+            origin: &[f64],
+            voxel_size: &[f64],
+            grid_size: &[i64],
+            reduce: &str,
+            lengths: &Operand,
+            output: &Operand,
+            workspace: &Operand,
+            place: &Place,
+        ) -> Result<()>;
+        fn voxelize_tangent(
+            tangent: &Operand,
+            points: &Operand,
+            features: &Operand,
+            origin: &[f64],
+            voxel_size: &[f64],
+            grid_size: &[i64],
+            reduce: &str,
+            lengths: &Operand,
+            output: &Operand,
+            workspace: &Operand,
+            place: &Place,
+        ) -> Result<()>;
+        fn voxelize_backward(
+            grad: &Operand,
+            points: &Operand,
+            features: &Operand,
+            origin: &[f64],
+            voxel_size: &[f64],
+            grid_size: &[i64],
+            reduce: &str,
+            lengths: &Operand,
+            output: &Operand,
+            workspace: &Operand,
+            place: &Place,
+        ) -> Result<()>;
+        fn voxelize_workspace(
+            batch: usize,
+            points: usize,
+            grid_size: &[i64],
+            reduce: &str,
+            backward: bool,
+            place: &Place,
+        ) -> Result<usize>;
+        fn voxelize_sparse_rows(
+            points: &Operand,
+            origin: &[f64],
+            voxel_size: &[f64],
+            grid_size: &[i64],
+            lengths: &Operand,
+            order: &Operand,
+            num_voxels: &Operand,
+            workspace: &Operand,
+            place: &Place,
+        ) -> Result<()>;
+        fn voxelize_sparse_fill(
+            points: &Operand,
+            grid_size: &[i64],
+            order: &Operand,
+            num_voxels: &Operand,
+            coords: &Operand,
+            counts: &Operand,
+            starts: &Operand,
+            point_voxel: &Operand,
+            workspace: &Operand,
+            place: &Place,
+        ) -> Result<()>;
+        fn voxelize_sparse_workspace(batch: usize, points: usize, grid_size: &[i64], place: &Place) -> Result<usize>;
+        fn voxelize_sparse_values(
+            features: &Operand,
+            coords: &Operand,
+            counts: &Operand,
+            order: &Operand,
+            starts: &Operand,
+            reduce: &str,
+            tangent: &Operand,
+            output: &Operand,
+            place: &Place,
+        ) -> Result<()>;
+        fn voxelize_sparse_backward(
+            grad: &Operand,
+            features: &Operand,
+            coords: &Operand,
+            counts: &Operand,
+            order: &Operand,
+            starts: &Operand,
+            point_voxel: &Operand,
+            reduce: &str,
+            output: &Operand,
+            place: &Place,
+        ) -> Result<()>;
+
+        /// Refuses a grid that points of that type cannot have.
+        fn check_grid(
+            op: &str,
+            points: Kind,
+            origin: &[f64],
+            voxel_size: &[f64],
+            grid_size: &[i64],
+            sparse: bool,
+        ) -> Result<()>;
+        /// Refuses a dense result that no address could reach; -1 stands for a number that is not known yet.
+        fn check_result(op: &str, grid_size: &[i64], batch: i64, channels: i64, item: usize) -> Result<()>;
+        /// Refuses an unknown reduction.
+        fn check_reduce(op: &str, reduce: &str) -> Result<()>;
+        /// Refuses lengths outside `[0, points]`; host memory.
+        fn check_lengths(op: &str, lengths: &Operand, points: usize) -> Result<()>;
+        /// True for a reduction that reads features.
+        fn reads_features(reduce: &str) -> bool;
+        /// True for a reduction whose result is one point's feature.
+        fn picks(reduce: &str) -> bool;
+
         /// Checks texts and types; `channels` is -1 where the number is not known yet.
         fn check_modes(op: &str, mode: &str, outside: &str, values: Kind, channels: i64) -> Result<()>;
         /// As `check_modes`, over the channels of all streams; gives each stream's own modes as a text.
@@ -226,6 +341,7 @@ pub(crate) mod bridge {
 
 use bridge::{Kind, MaxGap, Operand, Place};
 use calls::*;
+use voxelize::*;
 
 /// What `parallel_rows` runs; it outlives the call, which waits for all rows.
 pub(crate) struct Rows<'a>(&'a (dyn Fn(Range<usize>) + Sync));

@@ -9,9 +9,9 @@ use crate::ops::timeline::{self, Caller};
 use crate::tensor::View;
 
 /// What C++ gets: an exception of the kind that the text begins with.
-type Told<T> = std::result::Result<T, String>;
+pub(super) type Told<T> = std::result::Result<T, String>;
 
-fn told<T>(call: impl FnOnce() -> Result<T>) -> Told<T> {
+pub(super) fn told<T>(call: impl FnOnce() -> Result<T>) -> Told<T> {
     call().map_err(|error| format!("{}: {error}", error.kind()))
 }
 

@@ -15,3 +15,5 @@ mod signal_cuda;
 pub mod timeline;
 #[cfg(feature = "cuda")]
 mod timeline_cuda;
+pub mod voxelize;
+pub mod voxelize_sparse;

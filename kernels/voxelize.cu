@@ -1,0 +1,200 @@
+// voxelize: which voxel has points, how many, and which; a voxel is floor((p - origin) / voxel_size).
+//
+// Grouping takes four launches and no float atomics: `count` gives each point its place among those of its cell,
+// `starts` gives each cell its part of the order, `order` writes it; kernels/voxelize_rows.cu then reduces the parts.
+// Which place a point gets depends on chance, but what follows does not depend on the places.
+
+#include "exact.cuh"
+#include "grid.cuh"
+
+using namespace robocache;
+
+struct VoxelizeClearParams {
+  unsigned char* memory;
+  i64 bytes;
+};
+static_assert(sizeof(VoxelizeClearParams) == 16, "mirrors ops::voxelize::cuda::Clear");
+
+struct VoxelizePointsParams {
+  Clouds clouds;
+  unsigned char* output;  // [B, cells] bytes that are 0 or 1, or int32
+  int* places;            // [B, N] or null: each point's place among those of its cell, or -1
+};
+static_assert(sizeof(VoxelizePointsParams) == 168, "mirrors ops::voxelize::cuda::PointsParams");
+
+struct VoxelizeStartsParams {
+  const int* counts;  // [B, cells]
+  int* starts;        // [B, cells]
+  int* cursor;        // [B], zero: how many places of the order are given away
+  i64 cells;
+  int tiles;
+};
+static_assert(sizeof(VoxelizeStartsParams) == 40, "mirrors ops::voxelize::cuda::StartsParams");
+
+struct VoxelizeOrderParams {
+  Clouds clouds;
+  const int* places;  // [B, N]
+  const int* starts;  // [B, cells]
+  int* order;         // [B, N]
+};
+static_assert(sizeof(VoxelizeOrderParams) == 176, "mirrors ops::voxelize::cuda::OrderParams");
+
+struct VoxelizeSpreadParams {
+  Clouds clouds;
+  const void* grad;   // [B, C, cells]
+  const int* counts;  // [B, cells] or null
+  void* output;       // [B, N, C]
+  i64 cloud_stride, channel_stride, cell_stride;
+  i64 channels;
+};
+static_assert(sizeof(VoxelizeSpreadParams) == 208, "mirrors ops::voxelize::cuda::SpreadParams");
+
+namespace {
+
+constexpr int BLOCK = 256;
+constexpr int SCANNED = 4;
+
+template <class P>
+__device__ void occupancy(const VoxelizePointsParams& p) {
+  const Tile tile = tile_of(p.clouds.tiles);
+  const i64 point = tile.index * BLOCK + threadIdx.x;
+  if (point >= count_of(p.clouds, tile.cloud)) return;
+  const i64 cell = cell_of<P>(p.clouds, tile.cloud, point);
+  // Threads that meet here write the same.
+  if (cell >= 0) p.output[tile.cloud * p.clouds.cells + cell] = 1;
+}
+
+template <class P>
+__device__ void count(const VoxelizePointsParams& p) {
+  const Tile tile = tile_of(p.clouds.tiles);
+  const i64 point = tile.index * BLOCK + threadIdx.x;
+  if (point >= p.clouds.points_count) return;
+  const bool valid = point < count_of(p.clouds, tile.cloud);
+  const i64 cell = valid ? cell_of<P>(p.clouds, tile.cloud, point) : -1;
+  int* counts = reinterpret_cast<int*>(p.output) + tile.cloud * p.clouds.cells;
+  const int place = cell >= 0 ? atomicAdd(&counts[cell], 1) : -1;
+  if (p.places != nullptr) p.places[tile.cloud * p.clouds.points_count + point] = place;
+}
+
+// Threads: one for 4 cells; a block takes the places of its cells together.
+__device__ void starts(const VoxelizeStartsParams& p) {
+  __shared__ int of_warp[BLOCK / WARP];
+  __shared__ int first;
+  const Tile tile = tile_of(p.tiles);
+  const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+  const i64 cell = (tile.index * BLOCK + threadIdx.x) * SCANNED, row = tile.cloud * p.cells;
+  int counts[SCANNED], mine = 0;
+#pragma unroll
+  for (int k = 0; k < SCANNED; ++k) {
+    counts[k] = cell + k < p.cells ? p.counts[row + cell + k] : 0;
+    mine += counts[k];
+  }
+  int before = mine;
+  for (int step = 1; step < WARP; step *= 2) {
+    const int other = __shfl_up_sync(ALL_LANES, before, step);
+    if (lane >= step) before += other;
+  }
+  if (lane == WARP - 1) of_warp[warp] = before;
+  before -= mine;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    int all = 0;
+    for (int other = 0; other < BLOCK / WARP; ++other) {
+      const int theirs = of_warp[other];
+      of_warp[other] = all;
+      all += theirs;
+    }
+    first = all == 0 ? 0 : atomicAdd(&p.cursor[tile.cloud], all);
+  }
+  __syncthreads();
+  int start = first + of_warp[warp] + before;
+#pragma unroll
+  for (int k = 0; k < SCANNED; ++k) {
+    if (cell + k < p.cells) p.starts[row + cell + k] = start;
+    start += counts[k];
+  }
+}
+
+template <class P>
+__device__ void order(const VoxelizeOrderParams& p) {
+  const Tile tile = tile_of(p.clouds.tiles);
+  const i64 point = tile.index * BLOCK + threadIdx.x, row = tile.cloud * p.clouds.points_count;
+  if (point >= p.clouds.points_count) return;
+  const int place = p.places[row + point];
+  if (place < 0) return;
+  const i64 cell = cell_of<P>(p.clouds, tile.cloud, point);
+  p.order[row + p.starts[tile.cloud * p.clouds.cells + cell] + place] = static_cast<int>(point);
+}
+
+// Threads: a lane finds the voxel of one point, then the warp walks over the channels of its 32 points.
+template <class P, class V>
+__device__ void spread(const VoxelizeSpreadParams& p) {
+  const Tile tile = tile_of(p.clouds.tiles);
+  const int lane = threadIdx.x % WARP;
+  const i64 first = tile.index * BLOCK + threadIdx.x - lane, all = p.clouds.points_count;
+  if (first >= all) return;
+  const bool valid = first + lane < count_of(p.clouds, tile.cloud);
+  const i64 mine = valid ? cell_of<P>(p.clouds, tile.cloud, first + lane) : -1;
+  const int number = mine >= 0 && p.counts != nullptr ? p.counts[tile.cloud * p.clouds.cells + mine] : 1;
+  const i64 points = all - first < WARP ? all - first : WARP, elements = points * p.channels;
+  V* output = static_cast<V*>(p.output) + (tile.cloud * all + first) * p.channels;
+  const V* grad = element<V>(p.grad, tile.cloud * p.cloud_stride);
+  for (i64 begin = 0; begin < elements; begin += WARP) {
+    const i64 at = begin + lane;
+    const int point = at < elements ? static_cast<int>(at / p.channels) : 0;
+    const i64 cell = __shfl_sync(ALL_LANES, mine, point);
+    const int count = __shfl_sync(ALL_LANES, number, point);
+    if (at >= elements) continue;
+    const i64 channel = at - point * p.channels;
+    const double sent = cell < 0 ? 0 : to_f64(grad[channel * p.channel_stride + cell * p.cell_stride]);
+    output[at] = rounded<V>(sent, count);
+  }
+}
+
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(BLOCK) voxelize_clear(const __grid_constant__ VoxelizeClearParams p) {
+  const i64 at = (static_cast<i64>(blockIdx.x) * BLOCK + threadIdx.x) * 16;
+  if (at + 16 <= p.bytes && reinterpret_cast<u64>(p.memory) % 16 == 0) {
+    *reinterpret_cast<uint4*>(p.memory + at) = uint4{0, 0, 0, 0};
+  } else {
+    for (i64 byte = at; byte < p.bytes && byte < at + 16; ++byte) p.memory[byte] = 0;
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(BLOCK) voxelize_starts(const __grid_constant__ VoxelizeStartsParams p) {
+  starts(p);
+}
+
+#define POINTS(NAME, P)                                                                                               \
+  extern "C" __global__ void __launch_bounds__(BLOCK)                                                                 \
+      voxelize_occupancy_##NAME(const __grid_constant__ VoxelizePointsParams p) {                                     \
+    occupancy<P>(p);                                                                                                  \
+  }                                                                                                                   \
+  extern "C" __global__ void __launch_bounds__(BLOCK)                                                                 \
+      voxelize_count_##NAME(const __grid_constant__ VoxelizePointsParams p) {                                         \
+    count<P>(p);                                                                                                      \
+  }                                                                                                                   \
+  extern "C" __global__ void __launch_bounds__(BLOCK)                                                                 \
+      voxelize_order_##NAME(const __grid_constant__ VoxelizeOrderParams p) {                                          \
+    order<P>(p);                                                                                                      \
+  }
+POINTS(f64, double)
+POINTS(f32, float)
+POINTS(f16, __half)
+POINTS(bf16, __nv_bfloat16)
+
+#define SPREAD(NAME, P, V)                                                                                            \
+  extern "C" __global__ void __launch_bounds__(BLOCK)                                                                 \
+      voxelize_spread_##NAME(const __grid_constant__ VoxelizeSpreadParams p) {                                        \
+    spread<P, V>(p);                                                                                                  \
+  }
+#define SPREADS(NAME, P)                                                                                              \
+  SPREAD(NAME##_f64, P, double)                                                                                       \
+  SPREAD(NAME##_f32, P, float)                                                                                        \
+  SPREAD(NAME##_f16, P, __half)                                                                                       \
+  SPREAD(NAME##_bf16, P, __nv_bfloat16)
+SPREADS(f64, double)
+SPREADS(f32, float)
+SPREADS(f16, __half)
+SPREADS(bf16, __nv_bfloat16)

@@ -1,0 +1,175 @@
+//! Every launch and every byte of workspace of `voxelize_sparse`, made from plain numbers and testable without a GPU.
+
+use crate::error::{Error, Result};
+use crate::launch::Launch;
+use crate::ops::rows_plan::{blocks, kernel_name, line, warps};
+use crate::ops::voxelize::grid::Grid;
+use crate::ops::voxelize::plan::{BLOCK, Tiles, tiles};
+use crate::tensor::DType;
+
+/// Bits of a digit: a thread of a block for each of its 256 values.
+pub const DIGIT: u32 = 8;
+/// Values of a digit.
+pub const DIGITS: usize = 1 << DIGIT;
+/// Points that a thread of the sort takes.
+pub const EACH: u64 = 8;
+/// Points of a tile.
+pub const TILE: usize = BLOCK as usize * EACH as usize;
+
+/// The memory that a call borrows: offsets and size in bytes, each part aligned to 16.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Workspace {
+    /// Digits of a key, the number of passes of the sort.
+    pub passes: u32,
+    /// Tiles of a cloud.
+    pub tiles: usize,
+    /// uint64 for each point: keys, sorted when all passes are done.
+    pub keys_at: usize,
+    /// uint64 for each point (on the CPU of one cloud): keys between passes.
+    pub spare_keys_at: usize,
+    /// int32 for each point (on the CPU of one cloud): points between passes; then where rows end.
+    pub spare_order_at: usize,
+    /// int32 for each digit of each tile, on CUDA: how many keys have it, then where they go.
+    pub counts_at: usize,
+    /// int32 for each digit of each cloud, on CUDA.
+    pub totals_at: usize,
+    /// int64 for each tile, on CUDA: how many voxels begin in it, then how many begin before it.
+    pub heads_at: usize,
+    /// All of it.
+    pub bytes: usize,
+}
+
+impl Workspace {
+    /// What that call needs.
+    pub fn new(op: &str, batch: usize, points: usize, grid: &Grid, cuda: bool) -> Result<Workspace> {
+        // A key is a cell, or their number for a dropped point, which so comes last.
+        let cells = grid.cells().unwrap_or(u64::MAX);
+        let passes = (u64::BITS - cells.leading_zeros()).div_ceil(DIGIT);
+        let tiles = points.div_ceil(TILE);
+        let (one, all) = (if cuda { batch } else { batch.min(1) }, batch);
+        let mut bytes = Some(0usize);
+        let mut part = |clouds: usize, items: usize, item: usize| {
+            let at = bytes.unwrap_or(0);
+            let size = clouds.checked_mul(items).and_then(|all| all.checked_mul(item));
+            let next = size.and_then(|size| at.checked_add(size)?.checked_next_multiple_of(16));
+            bytes = bytes.and(next.filter(|&next| next <= isize::MAX as usize));
+            at
+        };
+        let keys_at = part(all, points, 8);
+        let spare_keys_at = part(one, points, 8);
+        let spare_order_at = part(one, points, 4);
+        let device = if cuda { batch } else { 0 };
+        let counts_at = part(device, tiles.saturating_mul(DIGITS), 4);
+        let totals_at = part(device, DIGITS, 4);
+        let heads_at = part(device, tiles, 8);
+        let bytes = bytes.ok_or_else(|| {
+            let found = format!("{batch} clouds of {points} points");
+            Error::Value(format!("{op}: points must be few enough to plan memory for, got {found}"))
+        })?;
+        let parts =
+            Workspace { passes, tiles, keys_at, spare_keys_at, spare_order_at, counts_at, totals_at, heads_at, bytes };
+        Ok(parts)
+    }
+}
+
+/// The launches of the sort and of the rows; digits are counted, scanned and moved once for each pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// A key for each point.
+    pub keys: Tiles,
+    /// Counts the digits of each tile.
+    pub count: Launch,
+    /// Turns counts into places: a warp for each digit of each cloud.
+    pub scan: Launch,
+    /// Moves keys to their places.
+    pub shift: Launch,
+    /// Counts the voxels that begin in each tile.
+    pub heads: Launch,
+    /// Turns these into the first row of each tile: one block.
+    pub number: Launch,
+    /// Writes the row of each point, and each row's voxel.
+    pub fill: Launch,
+    /// Counts the points of rows and empties those past the last.
+    pub finish: Launch,
+}
+
+/// The plan for clouds of that many points of that type and that many rows.
+pub fn plan(op: &str, batch: usize, points: usize, dtype: DType, rows: usize) -> Result<Plan> {
+    let by_tile = |kernel| Ok::<_, Error>(tiles(op, kernel, batch, points, EACH, 1)?.launch);
+    let number = Launch {
+        kernel: "voxelize_sparse_number",
+        grid: [blocks(op, 1, 1)?, 1, 1],
+        block: [BLOCK, 1, 1],
+        shared_bytes: 0,
+    };
+    Ok(Plan {
+        keys: tiles(op, kernel_name!(@floats "voxelize_sparse_keys_", "", dtype), batch, points, 1, 1)?,
+        count: by_tile("voxelize_sparse_count")?,
+        scan: warps(op, "voxelize_sparse_scan", (batch as u64).saturating_mul(DIGITS as u64))?,
+        shift: by_tile("voxelize_sparse_shift")?,
+        heads: by_tile("voxelize_sparse_heads")?,
+        number,
+        fill: by_tile("voxelize_sparse_fill")?,
+        finish: line(op, "voxelize_sparse_finish", rows as u64, BLOCK)?,
+    })
+}
+
+/// Sends the gradient of a sum or a mean to every point.
+pub fn spread(op: &str, dtype: DType, elements: u64) -> Result<Launch> {
+    line(op, kernel_name!(@floats "voxelize_sparse_spread_", "", dtype), elements, BLOCK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grid(size: [i64; 3]) -> Grid {
+        Grid { origin: [0.0; 3], voxel_size: [1.0; 3], size }
+    }
+
+    #[test]
+    fn keys_have_as_many_digits_as_the_grid_needs() {
+        let passes = |size| Workspace::new("voxelize_sparse", 1, 10, &grid(size), true).unwrap().passes;
+        assert_eq!(passes([1, 1, 1]), 1);
+        assert_eq!(passes([255, 1, 1]), 1);
+        assert_eq!(passes([256, 1, 1]), 2);
+        assert_eq!(passes([128, 128, 128]), 3);
+        assert_eq!(passes([1 << 21, 1 << 21, 1 << 21]), 8);
+    }
+
+    #[test]
+    fn memory_grows_with_points_and_not_with_the_grid() {
+        let bytes = |points, size| Workspace::new("voxelize_sparse", 2, points, &grid(size), true).unwrap().bytes;
+        assert_eq!(bytes(500_000, [16, 16, 16]), bytes(500_000, [1 << 21, 1 << 21, 1 << 21]));
+        let each = bytes(1 << 20, [8, 8, 8]) as f64 / (2.0 * f64::from(1 << 20));
+        assert!((20.0..21.0).contains(&each), "{each} bytes a point");
+        assert!(Workspace::new("voxelize_sparse", 1 << 40, 1 << 30, &grid([1; 3]), true).is_err());
+    }
+
+    #[test]
+    fn parts_are_aligned_and_do_not_overlap() {
+        let plan = Workspace::new("voxelize_sparse", 3, 2049, &grid([5, 6, 7]), true).unwrap();
+        let parts = [
+            plan.keys_at,
+            plan.spare_keys_at,
+            plan.spare_order_at,
+            plan.counts_at,
+            plan.totals_at,
+            plan.heads_at,
+            plan.bytes,
+        ];
+        let needs = [3 * 2049 * 8, 3 * 2049 * 8, 3 * 2049 * 4, 3 * 2 * 256 * 4, 3 * 256 * 4, 3 * 2 * 8];
+        for (pair, need) in parts.windows(2).zip(needs) {
+            assert!(pair[0] % 16 == 0 && pair[1] - pair[0] >= need && pair[1] - pair[0] < need + 16, "{plan:?}");
+        }
+    }
+
+    #[test]
+    fn a_warp_scans_a_digit_of_a_cloud() {
+        let plan = plan("voxelize_sparse", 2, 500_000, DType::F32, 1000).unwrap();
+        assert_eq!(plan.scan.grid, [128, 1, 1]);
+        assert_eq!(plan.shift.grid, [490, 1, 1]);
+        assert_eq!((plan.keys.launch.grid, plan.keys.tiles), ([3908, 1, 1], 1954));
+        assert_eq!(plan.finish.grid, [4, 1, 1]);
+    }
+}
