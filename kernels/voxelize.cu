@@ -1,8 +1,9 @@
 // voxelize: which voxel has points, how many, and which; a voxel is floor((p - origin) / voxel_size).
 //
-// Grouping takes four launches and no float atomics: `count` gives each point its place among those of its cell,
-// `starts` gives each cell its part of the order, `order` writes it; kernels/voxelize_rows.cu then reduces the parts.
-// Which place a point gets depends on chance, but what follows does not depend on the places.
+// Grouping takes four launches and no float atomics: `count` gives each point its place among those of its cell, and
+// each cell its first point; `starts` gives a cell of several points its part of the order, `order` writes it there.
+// kernels/voxelize_rows.cu then reduces the cells. Which place a point gets depends on chance, but what follows does not
+// depend on the places.
 
 #include "exact.cuh"
 #include "grid.cuh"
@@ -19,17 +20,19 @@ struct VoxelizePointsParams {
   Clouds clouds;
   unsigned char* output;  // [B, cells] bytes that are 0 or 1, or int32
   int* places;            // [B, N] or null: each point's place among those of its cell, or -1
+  int* starts;            // [B, cells] or null: each cell's first point
 };
-static_assert(sizeof(VoxelizePointsParams) == 168, "mirrors ops::voxelize::cuda::PointsParams");
+static_assert(sizeof(VoxelizePointsParams) == 176, "mirrors ops::voxelize::cuda::PointsParams");
 
 struct VoxelizeStartsParams {
   const int* counts;  // [B, cells]
-  int* starts;        // [B, cells]
+  int* starts;        // [B, cells]: of a cell of several points where they begin in the order, else its point
   int* cursor;        // [B], zero: how many places of the order are given away
-  i64 cells;
+  int* order;         // [B, N]
+  i64 cells, points;
   int tiles;
 };
-static_assert(sizeof(VoxelizeStartsParams) == 40, "mirrors ops::voxelize::cuda::StartsParams");
+static_assert(sizeof(VoxelizeStartsParams) == 56, "mirrors ops::voxelize::cuda::StartsParams");
 
 struct VoxelizeOrderParams {
   Clouds clouds;
@@ -73,7 +76,16 @@ __device__ void count(const VoxelizePointsParams& p) {
   const i64 cell = valid ? cell_of<P>(p.clouds, tile.cloud, point) : -1;
   int* counts = reinterpret_cast<int*>(p.output) + tile.cloud * p.clouds.cells;
   const int place = cell >= 0 ? atomicAdd(&counts[cell], 1) : -1;
-  if (p.places != nullptr) p.places[tile.cloud * p.clouds.points_count + point] = place;
+  if (p.places == nullptr) return;
+  p.places[tile.cloud * p.clouds.points_count + point] = place;
+  if (place == 0) p.starts[tile.cloud * p.clouds.cells + cell] = static_cast<int>(point);
+}
+
+// Four neighbouring counts, by one access where the layout allows it; zero past the last cell.
+__device__ int4 counts_of(const VoxelizeStartsParams& p, i64 row, i64 cell) {
+  if (p.cells % SCANNED == 0) return cell < p.cells ? *reinterpret_cast<const int4*>(p.counts + row + cell) : int4{};
+  const auto at = [&](int k) { return cell + k < p.cells ? p.counts[row + cell + k] : 0; };
+  return {at(0), at(1), at(2), at(3)};
 }
 
 // Threads: one for 4 cells; a block takes the places of its cells together.
@@ -83,12 +95,12 @@ __device__ void starts(const VoxelizeStartsParams& p) {
   const Tile tile = tile_of(p.tiles);
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
   const i64 cell = (tile.index * BLOCK + threadIdx.x) * SCANNED, row = tile.cloud * p.cells;
-  int counts[SCANNED], mine = 0;
-#pragma unroll
-  for (int k = 0; k < SCANNED; ++k) {
-    counts[k] = cell + k < p.cells ? p.counts[row + cell + k] : 0;
-    mine += counts[k];
-  }
+  const int4 all_counts = counts_of(p, row, cell);
+  // A single point needs no order.
+  const auto several = [](int count) { return count > 1 ? count : 0; };
+  const int counts[SCANNED] = {
+      several(all_counts.x), several(all_counts.y), several(all_counts.z), several(all_counts.w)};
+  const int mine = counts[0] + counts[1] + counts[2] + counts[3];
   int before = mine;
   for (int step = 1; step < WARP; step *= 2) {
     const int other = __shfl_up_sync(ALL_LANES, before, step);
@@ -110,7 +122,10 @@ __device__ void starts(const VoxelizeStartsParams& p) {
   int start = first + of_warp[warp] + before;
 #pragma unroll
   for (int k = 0; k < SCANNED; ++k) {
-    if (cell + k < p.cells) p.starts[row + cell + k] = start;
+    if (counts[k] == 0) continue;
+    int* at = p.starts + row + cell + k;
+    p.order[tile.cloud * p.points + start] = *at;
+    *at = start;
     start += counts[k];
   }
 }
@@ -121,7 +136,8 @@ __device__ void order(const VoxelizeOrderParams& p) {
   const i64 point = tile.index * BLOCK + threadIdx.x, row = tile.cloud * p.clouds.points_count;
   if (point >= p.clouds.points_count) return;
   const int place = p.places[row + point];
-  if (place < 0) return;
+  // The first of its cell is where `starts` left it.
+  if (place <= 0) return;
   const i64 cell = cell_of<P>(p.clouds, tile.cloud, point);
   p.order[row + p.starts[tile.cloud * p.clouds.cells + cell] + place] = static_cast<int>(point);
 }

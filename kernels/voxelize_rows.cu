@@ -1,11 +1,13 @@
 // What the points of a voxel come to: their exact sum or mean, or the first that holds the extremum; for the dense grids
 // of voxelize and the rows of voxelize_sparse.
 //
-// Threads: one for each row (a voxel) and up to 8 channels, so that a warp writes neighbouring voxels. A row of many points
-// is taken by its whole warp. Sums are exact and an extremum's holder is the lowest index, so that neither the order of
-// the points nor who adds them matters.
+// Threads: a block takes 256 neighbouring rows (voxels) and up to 8 channels. It lists the rows that have points, a thread
+// takes a channel of one of them, and a dense result is put together in shared memory, so that all of it is written in
+// order. A row of many points is taken by a warp. Sums are exact and an extremum's holder is the lowest index, so that
+// neither the order of the points nor who adds them matters.
 
 #include "exact.cuh"
+#include "grid.cuh"
 
 using namespace robocache;
 
@@ -15,20 +17,22 @@ struct VoxelizeRowsParams {
   i64 features_strides[3], tangent_strides[3];
   const int* coords;  // [M, 4], or null: rows are the cells of B grids
   const int* counts;  // [rows]
-  const int* starts;  // [rows], where a row's points begin in the order of its cloud
+  const int* starts;  // [rows], where a row's points begin in the order of its cloud; of a grid's single point, the point
   const int* order;   // [B, N]
   const void* grad;   // read at a row's place by a send, else null
   void* output;       // a row's place, or with grad [B, N, C]
   i64 strides[3];     // of the rows' side: cloud, channel, row
-  i64 rows, cells, batch, points, channels;
+  i64 rows, batch, points, channels;  // rows: of one grid, or all of a sparse one
   int least;  // min and not max
   int mean;
+  int tiles;  // blocks of a grid
 };
 static_assert(sizeof(VoxelizeRowsParams) == 184, "mirrors ops::voxelize::cuda::RowsParams");
 
 namespace {
 
 constexpr int BLOCK = 256;
+constexpr int WARPS = BLOCK / WARP;
 constexpr int CHANNELS = 8;
 // Points of a row that one thread still takes alone: a warp of full rows is as busy with them as with one long row.
 constexpr int ALONE = 32;
@@ -37,42 +41,59 @@ constexpr int ALONE = 32;
 struct Row {
   i64 cloud, place;  // place: along the last of the strides
   const int* points;
-  int count;
+  int count, first;  // first: the point, where there is one and no order
+
+  __device__ i64 point(const VoxelizeRowsParams& p, int index) const {
+    const i64 point = points == nullptr ? first : points[index];
+    // Rows come from the caller: nothing outside the clouds is read, whatever they say.
+    return point >= 0 && point < p.points ? point : 0;
+  }
 };
 
-__device__ Row row_of(const VoxelizeRowsParams& p, i64 row) {
-  Row found{0, row, p.order, 0};
-  if (row >= p.rows) return found;
+// The rows that a block works on, listed by its threads.
+struct List {
+  int places[BLOCK], counts[BLOCK], starts[BLOCK];
+  int size;
+};
+
+__device__ Row row_of(const VoxelizeRowsParams& p, const Tile& tile, const List& list, int index) {
+  const int start = list.starts[index], count = list.counts[index];
+  const i64 place = tile.index * BLOCK + list.places[index];
   if (p.coords == nullptr) {
-    found.cloud = row / p.cells;
-    found.place = row - found.cloud * p.cells;
-  } else {
-    found.cloud = p.coords[4 * row];
+    const bool single = count == 1;
+    return {tile.cloud, place, single ? nullptr : p.order + tile.cloud * p.points + start, count, start};
   }
-  const i64 count = p.counts[row], start = p.starts[row];
-  // Rows come from the caller: nothing outside the clouds is read, whatever they say.
-  if (count <= 0 || start < 0 || start + count > p.points || found.cloud < 0 || found.cloud >= p.batch) return found;
-  found.points += found.cloud * p.points + start;
-  found.count = static_cast<int>(count);
-  return found;
+  const i64 cloud = p.coords[4 * place];
+  const bool valid = count > 0 && start >= 0 && i64{start} + count <= p.points && cloud >= 0 && cloud < p.batch;
+  if (!valid) return {0, place, nullptr, 0, 0};
+  return {cloud, place, p.order + cloud * p.points + start, count, 0};
 }
 
-__device__ i64 point_of(const VoxelizeRowsParams& p, const Row& row, int index) {
-  const i64 point = row.points[index];
-  return point >= 0 && point < p.points ? point : 0;
+// Lists the rows with points, of a sparse grid all; returns whether some have many.
+__device__ bool list_rows(const VoxelizeRowsParams& p, const Tile& tile, List& list) {
+  const i64 place = tile.index * BLOCK + threadIdx.x, at = tile.cloud * p.rows + place;
+  if (threadIdx.x == 0) list.size = 0;
+  __syncthreads();
+  const int count = place < p.rows ? p.counts[at] : 0;
+  const bool listed = place < p.rows && (count > 0 || p.coords != nullptr);
+  const unsigned all = __ballot_sync(ALL_LANES, listed);
+  const int lane = threadIdx.x % WARP;
+  int base = 0;
+  if (lane == 0 && all != 0) base = atomicAdd(&list.size, __popc(all));
+  base = __shfl_sync(ALL_LANES, base, 0);
+  if (listed) {
+    const int index = base + __popc(all & ((1u << lane) - 1));
+    list.places[index] = threadIdx.x;
+    list.counts[index] = count;
+    list.starts[index] = p.starts[at];
+  }
+  return __syncthreads_or(count > ALONE) != 0;
 }
 
 template <class V>
 __device__ V* place_of(const VoxelizeRowsParams& p, void* memory, const Row& row, i64 channel) {
   const i64 cloud = p.coords == nullptr ? row.cloud : 0;
   return static_cast<V*>(memory) + cloud * p.strides[0] + channel * p.strides[1] + row.place * p.strides[2];
-}
-
-// A warp's lane broadcasts its row.
-__device__ Row row_from(const Row& row, int lane) {
-  return {__shfl_sync(ALL_LANES, row.cloud, lane), __shfl_sync(ALL_LANES, row.place, lane),
-          reinterpret_cast<const int*>(__shfl_sync(ALL_LANES, reinterpret_cast<u64>(row.points), lane)),
-          __shfl_sync(ALL_LANES, row.count, lane)};
 }
 
 template <class V>
@@ -86,7 +107,7 @@ template <class V>
 __device__ void add_exactly(
     const VoxelizeRowsParams& p, const Row& row, i64 channel, int first, int step, Adder<V>& adder) {
   for (int index = first; index < row.count; index += step)
-    adder.add(feature<V>(p, row, point_of(p, row, index), channel));
+    adder.add(feature<V>(p, row, row.point(p, index), channel));
 }
 
 template <class V>
@@ -104,49 +125,32 @@ __device__ __noinline__ V sum_exactly_together(const VoxelizeRowsParams& p, cons
   return adder.finish(p.mean != 0 ? row.count : 1);
 }
 
+// The sum or mean of a row and channel.
 template <class V>
-__device__ void sum_together(const VoxelizeRowsParams& p, const Row& row, i64 channel, int lane) {
-  Sum sum;
-  for (int index = lane; index < row.count; index += WARP)
-    sum.add(feature<V>(p, row, point_of(p, row, index), channel));
-  bool exact = sum.exact;
-  for (int step = WARP / 2; step > 0; step /= 2) {
-    sum.add(__shfl_xor_sync(ALL_LANES, sum.value, step));
-    exact &= sum.exact;
-  }
-  const V found = __all_sync(ALL_LANES, exact) != 0 ? rounded<V>(sum.value, p.mean != 0 ? row.count : 1)
-                                                    : sum_exactly_together<V>(p, row, channel, lane);
-  if (lane == 0) *place_of<V>(p, p.output, row, channel) = found;
-}
+struct Summed {
+  static constexpr bool SENDS = false;
 
-template <class V>
-__device__ void sum_rows(const VoxelizeRowsParams& p) {
-  const int lane = threadIdx.x % WARP;
-  const i64 index = static_cast<i64>(blockIdx.x) * BLOCK + threadIdx.x, first = blockIdx.y * i64{CHANNELS};
-  const int channels = p.channels - first < CHANNELS ? static_cast<int>(p.channels - first) : CHANNELS;
-  const Row row = row_of(p, index);
-  const bool together = row.count > ALONE;
-  if (index < p.rows && !together) {
-    Sum sums[CHANNELS];
-    for (int each = 0; each < row.count; ++each) {
-      const i64 point = point_of(p, row, each);
-#pragma unroll
-      for (int k = 0; k < CHANNELS; ++k)
-        if (k < channels) sums[k].add(feature<V>(p, row, point, first + k));
-    }
-    const double count = p.mean != 0 && row.count > 0 ? row.count : 1;
-#pragma unroll
-    for (int k = 0; k < CHANNELS; ++k) {
-      if (k >= channels) continue;
-      const V found = sums[k].exact ? rounded<V>(sums[k].value, count) : sum_exactly<V>(p, row, first + k);
-      *place_of<V>(p, p.output, row, first + k) = found;
-    }
+  static __device__ V alone(const VoxelizeRowsParams& p, const Row& row, i64 channel) {
+    if (row.count == 0) return narrow_from<V>(0.0);
+    Sum sum;
+    sum.value += feature<V>(p, row, row.point(p, 0), channel);
+    for (int index = 1; index < row.count; ++index) sum.add(feature<V>(p, row, row.point(p, index), channel));
+    return sum.exact ? rounded<V>(sum.value, p.mean != 0 ? row.count : 1) : sum_exactly<V>(p, row, channel);
   }
-  for (unsigned todo = __ballot_sync(ALL_LANES, together); todo != 0; todo &= todo - 1) {
-    const Row theirs = row_from(row, __ffs(static_cast<int>(todo)) - 1);
-    for (int k = 0; k < channels; ++k) sum_together<V>(p, theirs, first + k, lane);
+
+  static __device__ V together(const VoxelizeRowsParams& p, const Row& row, i64 channel, int lane) {
+    Sum sum;
+    for (int index = lane; index < row.count; index += WARP)
+      sum.add(feature<V>(p, row, row.point(p, index), channel));
+    bool exact = sum.exact;
+    for (int step = WARP / 2; step > 0; step /= 2) {
+      sum.add(__shfl_xor_sync(ALL_LANES, sum.value, step));
+      exact &= sum.exact;
+    }
+    return __all_sync(ALL_LANES, exact) != 0 ? rounded<V>(sum.value, p.mean != 0 ? row.count : 1)
+                                             : sum_exactly_together<V>(p, row, channel, lane);
   }
-}
+};
 
 // A point that may hold the extremum; greater for what is preferred: a NaN before all, and of zeros the positive one is
 // the greater.
@@ -168,64 +172,84 @@ __device__ u64 preference_of(double value, int least) {
   return least != 0 ? ~ascending : ascending;
 }
 
-// Returns what a pick returns, or sends what a send sends; a row without points is zero.
+// What the holder of a row's extremum has, or with SEND what it gets; a row without points is zero.
 template <class V, bool SEND>
-__device__ void settle(const VoxelizeRowsParams& p, const Row& row, int point, i64 channel) {
-  if constexpr (SEND) {
-    if (row.count == 0) return;
-    V* output = static_cast<V*>(p.output) + (row.cloud * p.points + point) * p.channels + channel;
-    *output = *place_of<V>(p, const_cast<void*>(p.grad), row, channel);
-  } else {
-    const bool own = p.tangent == nullptr;
-    const i64* strides = own ? p.features_strides : p.tangent_strides;
-    V* output = place_of<V>(p, p.output, row, channel);
-    if (row.count == 0) {
-      *output = narrow_from<V>(0.0);
-    } else {
-      const i64 at = row.cloud * strides[0] + point * strides[1] + channel * strides[2];
-      *output = *element<V>(own ? p.features : p.tangent, at);
-    }
-  }
-}
+struct Picked {
+  static constexpr bool SENDS = SEND;
 
-template <class V, bool SEND>
-__device__ void pick_together(const VoxelizeRowsParams& p, const Row& row, i64 channel, int lane) {
-  Holder holder;
-  for (int index = lane; index < row.count; index += WARP) {
-    const i64 point = point_of(p, row, index);
+  static __device__ void meet(const VoxelizeRowsParams& p, const Row& row, int index, i64 channel, Holder& holder) {
+    const i64 point = row.point(p, index);
     holder.meet(preference_of(feature<V>(p, row, point, channel), p.least), static_cast<int>(point));
   }
-  for (int step = WARP / 2; step > 0; step /= 2) {
-    const u64 preference = __shfl_xor_sync(ALL_LANES, holder.preference, step);
-    holder.meet(preference, __shfl_xor_sync(ALL_LANES, holder.point, step));
-  }
-  if (lane == 0) settle<V, SEND>(p, row, holder.point, channel);
-}
 
-template <class V, bool SEND>
-__device__ void pick_rows(const VoxelizeRowsParams& p) {
-  const int lane = threadIdx.x % WARP;
-  const i64 index = static_cast<i64>(blockIdx.x) * BLOCK + threadIdx.x, first = blockIdx.y * i64{CHANNELS};
-  const int channels = p.channels - first < CHANNELS ? static_cast<int>(p.channels - first) : CHANNELS;
-  const Row row = row_of(p, index);
-  const bool together = row.count > ALONE;
-  if (index < p.rows && !together) {
-    Holder holders[CHANNELS];
-    for (int each = 0; each < row.count; ++each) {
-      const i64 point = point_of(p, row, each);
-#pragma unroll
-      for (int k = 0; k < CHANNELS; ++k)
-        if (k < channels)
-          holders[k].meet(preference_of(feature<V>(p, row, point, first + k), p.least), static_cast<int>(point));
+  static __device__ V alone(const VoxelizeRowsParams& p, const Row& row, i64 channel) {
+    if (row.count == 0) return narrow_from<V>(0.0);
+    Holder holder;
+    for (int index = 0; index < row.count; ++index) meet(p, row, index, channel, holder);
+    return settle(p, row, holder.point, channel);
+  }
+
+  static __device__ V together(const VoxelizeRowsParams& p, const Row& row, i64 channel, int lane) {
+    Holder holder;
+    for (int index = lane; index < row.count; index += WARP) meet(p, row, index, channel, holder);
+    for (int step = WARP / 2; step > 0; step /= 2) {
+      const u64 preference = __shfl_xor_sync(ALL_LANES, holder.preference, step);
+      holder.meet(preference, __shfl_xor_sync(ALL_LANES, holder.point, step));
     }
-#pragma unroll
-    for (int k = 0; k < CHANNELS; ++k)
-      if (k < channels) settle<V, SEND>(p, row, holders[k].point, first + k);
+    return settle(p, row, holder.point, channel);
   }
-  for (unsigned todo = __ballot_sync(ALL_LANES, together); todo != 0; todo &= todo - 1) {
-    const Row theirs = row_from(row, __ffs(static_cast<int>(todo)) - 1);
-    for (int k = 0; k < channels; ++k) pick_together<V, SEND>(p, theirs, first + k, lane);
+
+  static __device__ V settle(const VoxelizeRowsParams& p, const Row& row, i64 point, i64 channel) {
+    if constexpr (SEND) {
+      V* output = static_cast<V*>(p.output) + (row.cloud * p.points + point) * p.channels + channel;
+      return *output = *place_of<V>(p, const_cast<void*>(p.grad), row, channel);
+    } else {
+      const bool own = p.tangent == nullptr;
+      const i64* strides = own ? p.features_strides : p.tangent_strides;
+      const i64 at = row.cloud * strides[0] + point * strides[1] + channel * strides[2];
+      return *element<V>(own ? p.features : p.tangent, at);
+    }
   }
+};
+
+template <class V, class Reduced>
+__device__ void reduce_rows(const VoxelizeRowsParams& p) {
+  __shared__ List list;
+  __shared__ V staged[CHANNELS][BLOCK];
+  const Tile tile = tile_of(p.tiles);
+  const i64 first = blockIdx.y * i64{CHANNELS};
+  const int channels = p.channels - first < CHANNELS ? static_cast<int>(p.channels - first) : CHANNELS;
+  const bool dense = p.coords == nullptr && !Reduced::SENDS;
+  if (dense) {
+    for (int k = 0; k < channels; ++k) staged[k][threadIdx.x] = narrow_from<V>(0.0);
+  }
+  const bool many = list_rows(p, tile, list);
+  const auto keep = [&](const Row& row, int index, int k, V found) {
+    if (Reduced::SENDS) return;
+    if (dense) staged[k][list.places[index]] = found;
+    else *place_of<V>(p, p.output, row, first + k) = found;
+  };
+  for (int each = threadIdx.x; each < list.size * channels; each += BLOCK) {
+    const int index = channels == CHANNELS ? each / CHANNELS : each / channels, k = each - index * channels;
+    const Row row = row_of(p, tile, list, index);
+    if (row.count <= ALONE) keep(row, index, k, Reduced::alone(p, row, first + k));
+  }
+  if (many) {
+    const int lane = threadIdx.x % WARP;
+    for (int each = threadIdx.x / WARP; each < list.size * channels; each += WARPS) {
+      const int index = each / channels, k = each - index * channels;
+      const Row row = row_of(p, tile, list, index);
+      if (row.count <= ALONE) continue;
+      const V found = Reduced::together(p, row, first + k, lane);
+      if (lane == 0) keep(row, index, k, found);
+    }
+  }
+  if (!dense) return;
+  __syncthreads();
+  const i64 place = tile.index * BLOCK + threadIdx.x;
+  if (place >= p.rows) return;
+  V* output = static_cast<V*>(p.output) + tile.cloud * p.strides[0] + place;
+  for (int k = 0; k < channels; ++k) output[(first + k) * p.strides[1]] = staged[k][threadIdx.x];
 }
 
 }  // namespace
@@ -233,15 +257,15 @@ __device__ void pick_rows(const VoxelizeRowsParams& p) {
 #define ROWS(NAME, V)                                                                                                 \
   extern "C" __global__ void __launch_bounds__(BLOCK)                                                                 \
       voxelize_sum_##NAME(const __grid_constant__ VoxelizeRowsParams p) {                                             \
-    sum_rows<V>(p);                                                                                                   \
+    reduce_rows<V, Summed<V>>(p);                                                                                                   \
   }                                                                                                                   \
   extern "C" __global__ void __launch_bounds__(BLOCK)                                                                 \
       voxelize_pick_##NAME(const __grid_constant__ VoxelizeRowsParams p) {                                            \
-    pick_rows<V, false>(p);                                                                                           \
+    reduce_rows<V, Picked<V, false>>(p);                                                                                           \
   }                                                                                                                   \
   extern "C" __global__ void __launch_bounds__(BLOCK)                                                                 \
       voxelize_send_##NAME(const __grid_constant__ VoxelizeRowsParams p) {                                            \
-    pick_rows<V, true>(p);                                                                                            \
+    reduce_rows<V, Picked<V, true>>(p);                                                                                            \
   }
 ROWS(f64, double)
 ROWS(f32, float)

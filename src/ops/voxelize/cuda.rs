@@ -6,7 +6,6 @@ use super::reduce::Reduce;
 use crate::cuda;
 use crate::device::Stream;
 use crate::error::Result;
-use crate::launch::Launch;
 use crate::tensor::View;
 use std::ptr::{null, null_mut};
 
@@ -71,9 +70,10 @@ struct PointsParams {
     clouds: Points,
     output: *mut u8,
     places: *mut u8,
+    starts: *mut u8,
 }
 
-const _: () = assert!(size_of::<PointsParams>() == 168);
+const _: () = assert!(size_of::<PointsParams>() == 176);
 
 /// `VoxelizeStartsParams` in the kernel.
 #[repr(C)]
@@ -82,11 +82,13 @@ struct StartsParams {
     counts: *const u8,
     starts: *mut u8,
     cursor: *mut u8,
+    order: *mut u8,
     cells: i64,
+    points: i64,
     tiles: i32,
 }
 
-const _: () = assert!(size_of::<StartsParams>() == 40);
+const _: () = assert!(size_of::<StartsParams>() == 56);
 
 /// `VoxelizeOrderParams` in the kernel.
 #[repr(C)]
@@ -132,13 +134,14 @@ pub(crate) struct RowsParams {
     pub output: *mut u8,
     /// Of the rows' side: cloud, channel, row.
     pub strides: [i64; 3],
+    /// Of one grid, or all of a sparse one.
     pub rows: i64,
-    pub cells: i64,
     pub batch: i64,
     pub points: i64,
     pub channels: i64,
     pub least: i32,
     pub mean: i32,
+    pub tiles: i32,
 }
 
 const _: () = assert!(size_of::<RowsParams>() == 184);
@@ -167,23 +170,24 @@ impl RowsParams {
             output: null_mut(),
             strides: [0; 3],
             rows: 0,
-            cells: 0,
             batch: features.size(0) as i64,
             points: features.size(1) as i64,
             channels: features.size(2) as i64,
             least: i32::from(reduce == Reduce::Min),
             mean: i32::from(reduce == Reduce::Mean),
+            tiles: 1,
         }
     }
 }
 
-/// Reduces rows, or sends a gradient to what they picked.
+/// Reduces rows, or sends a gradient to what they picked; `params.tiles` is set here.
 ///
 /// # Safety
 /// The addresses are memory of the stream's device that lives until the stream has run, as large as the sizes say.
-pub(crate) unsafe fn rows(op: &'static str, launch: &Launch, params: &RowsParams, stream: Stream) -> Result<()> {
+pub(crate) unsafe fn rows(op: &'static str, plan: &Tiles, params: &RowsParams, stream: Stream) -> Result<()> {
+    let params = RowsParams { tiles: plan.tiles as i32, ..*params };
     // SAFETY: the caller's promise; RowsParams mirrors the kernel's struct.
-    unsafe { cuda::launch(op, stream.device, stream.handle, ROWS_FILE, launch, params) }
+    unsafe { cuda::launch(op, stream.device, stream.handle, ROWS_FILE, &plan.launch, &params) }
 }
 
 /// Fills device memory with zero bytes.
@@ -222,17 +226,18 @@ impl Parts {
 /// Marks or counts points in a grid that is cleared.
 ///
 /// # Safety
-/// As for [`rows`]: the output has a place for each cell, and `places` is null or has one for each point.
+/// As for [`rows`]: the output has a place for each cell, and the parts are as planned.
 unsafe fn by_point(
     op: &'static str,
     clouds: &Clouds,
     reduce: Reduce,
     output: *mut u8,
-    places: *mut u8,
+    groups: Option<&Parts>,
     stream: Stream,
 ) -> Result<()> {
     let Tiles { launch, tiles } = plan::points(op, reduce, clouds.points.dtype(), clouds.batch(), clouds.points())?;
-    let params = PointsParams { clouds: Points::new(clouds, tiles), output, places };
+    let (places, starts) = groups.map_or((null_mut(), null_mut()), |parts| (parts.places, parts.starts));
+    let params = PointsParams { clouds: Points::new(clouds, tiles), output, places, starts };
     // SAFETY: the caller's promise; PointsParams mirrors the kernel's struct.
     unsafe { cuda::launch(op, stream.device, stream.handle, FILE, &launch, &params) }
 }
@@ -253,13 +258,15 @@ unsafe fn group(
     // SAFETY: the caller's promise: the workspace has these parts, which do not overlap; the params mirror the kernels'.
     unsafe {
         clear(op, workspace, plan.starts_at, stream)?;
-        by_point(op, clouds, Reduce::Count, parts.counts, parts.places, stream)?;
+        by_point(op, clouds, Reduce::Count, parts.counts, Some(&parts), stream)?;
         let Tiles { launch, tiles } = plan::starts(op, batch, plan.cells)?;
         let params = StartsParams {
             counts: parts.counts,
             starts: parts.starts,
             cursor: parts.cursor,
+            order: parts.order,
             cells: plan.cells as i64,
+            points: points as i64,
             tiles: tiles as i32,
         };
         cuda::launch(op, stream.device, stream.handle, FILE, &launch, &params)?;
@@ -294,7 +301,7 @@ pub(super) fn forward(
     unsafe {
         let Some(features) = features.filter(|_| reduce.reads_features()) else {
             clear(op, output, cells * if reduce == Reduce::Occupancy { 1 } else { 4 }, stream)?;
-            return by_point(op, clouds, reduce, output, null_mut(), stream);
+            return by_point(op, clouds, reduce, output, None, stream);
         };
         let parts = group(op, clouds, plan, workspace, stream)?;
         let channels = features.size(2);
@@ -304,11 +311,11 @@ pub(super) fn forward(
             order: parts.order,
             output,
             strides: [(channels * plan.cells) as i64, plan.cells as i64, 1],
-            rows: cells as i64,
-            cells: plan.cells as i64,
+            rows: plan.cells as i64,
             ..RowsParams::new(&features, tangent.as_ref(), reduce)
         };
-        rows(op, &plan::rows(op, reduce, false, features.dtype(), cells as u64, channels)?, &params, stream)
+        let launch = plan::rows(op, reduce, false, features.dtype(), clouds.batch(), plan.cells, channels)?;
+        rows(op, &launch, &params, stream)
     }
 }
 
@@ -332,7 +339,6 @@ pub(super) fn backward(
         if let Some(features) = features.filter(|_| reduce.picks()) {
             clear(op, output, batch * points * channels * grad.dtype().size(), stream)?;
             let parts = group(op, clouds, plan, workspace, stream)?;
-            let cells = plan.cells * batch;
             let params = RowsParams {
                 counts: parts.counts,
                 starts: parts.starts,
@@ -340,17 +346,16 @@ pub(super) fn backward(
                 grad: grad.data(),
                 output,
                 strides: strides(&grad),
-                rows: cells as i64,
-                cells: plan.cells as i64,
+                rows: plan.cells as i64,
                 ..RowsParams::new(&features, None, reduce)
             };
-            let launch = plan::rows(op, reduce, true, grad.dtype(), cells as u64, channels)?;
+            let launch = plan::rows(op, reduce, true, grad.dtype(), batch, plan.cells, channels)?;
             return rows(op, &launch, &params, stream);
         }
         let mean = reduce == Reduce::Mean;
         if mean {
             clear(op, workspace, plan.bytes, stream)?;
-            by_point(op, clouds, Reduce::Count, workspace, null_mut(), stream)?;
+            by_point(op, clouds, Reduce::Count, workspace, None, stream)?;
         }
         let Tiles { launch, tiles } = plan::spread(op, clouds.points.dtype(), grad.dtype(), batch, points)?;
         let params = SpreadParams {

@@ -12,7 +12,7 @@ pub const BLOCK: u32 = 256;
 pub const CLEARED: u64 = 16;
 /// Cells that one thread of the scan takes: one load of 16 bytes.
 pub const SCANNED: u64 = 4;
-/// Channels that one thread reduces at a time; each is a sum of two registers and a flag.
+/// Channels that one block reduces at a time: 8 KB of shared memory for f32.
 pub const CHANNELS: u64 = 8;
 
 /// The memory that a call borrows: offsets and size in bytes, each part aligned to 16.
@@ -26,9 +26,10 @@ pub struct Workspace {
     pub counts_at: usize,
     /// int32 for each cloud, on CUDA: how many places of its order are given away.
     pub cursor_at: usize,
-    /// int32 for each cell (and one more on the CPU): where its points begin in the order.
+    /// int32 for each cell (and one more on the CPU): where its points begin in the order; on CUDA, of a single point, the
+    /// point.
     pub starts_at: usize,
-    /// int32 for each point: the points, those of a cell side by side.
+    /// int32 for each point: the points, those of a cell side by side (on CUDA where a cell has several).
     pub order_at: usize,
     /// For each point, on CUDA int32: its place among those of its cell, or -1; on the CPU uint64: its cell.
     pub places_at: usize,
@@ -130,15 +131,22 @@ pub fn spread(op: &str, points: DType, grad: DType, batch: usize, count: usize) 
     tiles(op, kernel, batch, count, 1, 1)
 }
 
-/// Reduces rows of points: a thread a row and 8 channels, a warp a row of many points.
-pub fn rows(op: &str, reduce: Reduce, backward: bool, dtype: DType, rows: u64, channels: usize) -> Result<Launch> {
+/// Reduces rows of points: a block 256 rows of one grid and 8 channels.
+pub fn rows(
+    op: &str,
+    reduce: Reduce,
+    backward: bool,
+    dtype: DType,
+    grids: usize,
+    rows: usize,
+    channels: usize,
+) -> Result<Tiles> {
     let kernel = match (reduce.picks(), backward) {
         (true, true) => kernel_name!(@floats "voxelize_send_", "", dtype),
         (true, false) => kernel_name!(@floats "voxelize_pick_", "", dtype),
         _ => kernel_name!(@floats "voxelize_sum_", "", dtype),
     };
-    let launch = line(op, kernel, rows, BLOCK)?;
-    Ok(Launch { grid: [launch.grid[0], chunked(op, (channels as u64).div_ceil(CHANNELS))?, 1], ..launch })
+    tiles(op, kernel, grids, rows, 1, (channels as u64).div_ceil(CHANNELS))
 }
 
 #[cfg(test)]
@@ -175,9 +183,9 @@ mod tests {
         let point = points("voxelize", Reduce::Mean, DType::F32, 1, 500_000).unwrap();
         assert_eq!((point.launch.kernel, point.launch.grid, point.tiles), ("voxelize_count_f32", [1954, 1, 1], 1954));
         assert_eq!(starts("voxelize", 1, CELLS).unwrap().launch.grid, [2048, 1, 1]);
-        let row = rows("voxelize", Reduce::Mean, false, DType::F32, CELLS as u64, 8).unwrap();
-        assert_eq!((row.kernel, row.grid), ("voxelize_sum_f32", [8192, 1, 1]));
-        assert_eq!(rows("voxelize", Reduce::Max, true, DType::BF16, 5, 9).unwrap().grid, [1, 2, 1]);
+        let row = rows("voxelize", Reduce::Mean, false, DType::F32, 1, CELLS, 8).unwrap();
+        assert_eq!((row.launch.kernel, row.launch.grid, row.tiles), ("voxelize_sum_f32", [8192, 1, 1], 8192));
+        assert_eq!(rows("voxelize", Reduce::Max, true, DType::BF16, 3, 5, 9).unwrap().launch.grid, [3, 2, 1]);
         assert_eq!(clear("voxelize", 17).unwrap().grid, [1, 1, 1]);
     }
 
@@ -185,6 +193,6 @@ mod tests {
     fn nothing_to_do_is_an_empty_grid() {
         assert_eq!(points("voxelize", Reduce::Count, DType::F64, 0, 5).unwrap().launch.grid[0], 0);
         assert_eq!(points("voxelize", Reduce::Count, DType::F64, 5, 0).unwrap().launch.grid[0], 0);
-        assert!(rows("voxelize", Reduce::Sum, false, DType::F64, 1 << 50, 1).is_err());
+        assert!(rows("voxelize", Reduce::Sum, false, DType::F64, 1, 1 << 50, 1).is_err());
     }
 }

@@ -214,7 +214,7 @@ pub(super) fn values(
     stream: Stream,
 ) -> Result<()> {
     let channels = features.size(2);
-    let launch = rows_launch(op, reduce, false, features.dtype(), rows.len() as u64, channels)?;
+    let launch = rows_launch(op, reduce, false, features.dtype(), 1, rows.len(), channels)?;
     let strides = [0, 1, channels as i64];
     let params = RowsParams { output, strides, ..params_of(rows, features, tangent, reduce) };
     // SAFETY: as in `rows`; every view is as large as `Rows::new` checked.
@@ -253,7 +253,7 @@ pub(super) fn backward(
             return launch(op, &plan::spread(op, grad.dtype(), elements as u64)?, &params, stream);
         };
         voxelize::clear(op, output, elements * grad.dtype().size(), stream)?;
-        let launch = rows_launch(op, reduce, true, grad.dtype(), rows.len() as u64, channels)?;
+        let launch = rows_launch(op, reduce, true, grad.dtype(), 1, rows.len(), channels)?;
         let strides = [0, channel_stride, row_stride];
         let params = RowsParams { grad: grad.data(), output, strides, ..params_of(rows, features, None, reduce) };
         voxelize::rows(op, &launch, &params, stream)
