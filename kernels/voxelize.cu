@@ -1,9 +1,8 @@
 // voxelize: which voxel has points, how many, and which; a voxel is floor((p - origin) / voxel_size).
 //
-// Grouping takes four launches and no float atomics: `count` gives each point its place among those of its cell, and
-// each cell its first point; `starts` gives a cell of several points its part of the order, `order` writes it there.
-// kernels/voxelize_rows.cu then reduces the cells. Which place a point gets depends on chance, but what follows does not
-// depend on the places.
+// Grouping takes four launches and no float atomics: `count` gives each point its place among those of its cell,
+// `starts` gives each cell its part of the order, `order` writes it; kernels/voxelize_rows.cu then reduces the parts.
+// Which place a point gets depends on chance, but what follows does not depend on the places.
 
 #include "exact.cuh"
 #include "grid.cuh"
@@ -20,19 +19,17 @@ struct VoxelizePointsParams {
   Clouds clouds;
   unsigned char* output;  // [B, cells] bytes that are 0 or 1, or int32
   int* places;            // [B, N] or null: each point's place among those of its cell, or -1
-  int* starts;            // [B, cells] or null: each cell's first point
 };
-static_assert(sizeof(VoxelizePointsParams) == 176, "mirrors ops::voxelize::cuda::PointsParams");
+static_assert(sizeof(VoxelizePointsParams) == 168, "mirrors ops::voxelize::cuda::PointsParams");
 
 struct VoxelizeStartsParams {
   const int* counts;  // [B, cells]
-  int* starts;        // [B, cells]: of a cell of several points where they begin in the order, else its point
+  int* starts;        // [B, cells]
   int* cursor;        // [B], zero: how many places of the order are given away
-  int* order;         // [B, N]
-  i64 cells, points;
+  i64 cells;
   int tiles;
 };
-static_assert(sizeof(VoxelizeStartsParams) == 56, "mirrors ops::voxelize::cuda::StartsParams");
+static_assert(sizeof(VoxelizeStartsParams) == 40, "mirrors ops::voxelize::cuda::StartsParams");
 
 struct VoxelizeOrderParams {
   Clouds clouds;
@@ -55,7 +52,8 @@ static_assert(sizeof(VoxelizeSpreadParams) == 208, "mirrors ops::voxelize::cuda:
 namespace {
 
 constexpr int BLOCK = 256;
-constexpr int SCANNED = 4;
+constexpr int SCANNED = 16;
+constexpr int FOURS = SCANNED / 4;
 
 template <class P>
 __device__ void occupancy(const VoxelizePointsParams& p) {
@@ -76,31 +74,33 @@ __device__ void count(const VoxelizePointsParams& p) {
   const i64 cell = valid ? cell_of<P>(p.clouds, tile.cloud, point) : -1;
   int* counts = reinterpret_cast<int*>(p.output) + tile.cloud * p.clouds.cells;
   const int place = cell >= 0 ? atomicAdd(&counts[cell], 1) : -1;
-  if (p.places == nullptr) return;
-  p.places[tile.cloud * p.clouds.points_count + point] = place;
-  if (place == 0) p.starts[tile.cloud * p.clouds.cells + cell] = static_cast<int>(point);
+  if (p.places != nullptr) p.places[tile.cloud * p.clouds.points_count + point] = place;
 }
 
-// Four neighbouring counts, by one access where the layout allows it; zero past the last cell.
-__device__ int4 counts_of(const VoxelizeStartsParams& p, i64 row, i64 cell) {
-  if (p.cells % SCANNED == 0) return cell < p.cells ? *reinterpret_cast<const int4*>(p.counts + row + cell) : int4{};
-  const auto at = [&](int k) { return cell + k < p.cells ? p.counts[row + cell + k] : 0; };
-  return {at(0), at(1), at(2), at(3)};
-}
-
-// Threads: one for 4 cells; a block takes the places of its cells together.
+// Threads: one for 16 cells in four places, so that each access of a warp is whole; a block takes the places of its cells
+// together.
 __device__ void starts(const VoxelizeStartsParams& p) {
   __shared__ int of_warp[BLOCK / WARP];
   __shared__ int first;
   const Tile tile = tile_of(p.tiles);
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-  const i64 cell = (tile.index * BLOCK + threadIdx.x) * SCANNED, row = tile.cloud * p.cells;
-  const int4 all_counts = counts_of(p, row, cell);
-  // A single point needs no order.
-  const auto several = [](int count) { return count > 1 ? count : 0; };
-  const int counts[SCANNED] = {
-      several(all_counts.x), several(all_counts.y), several(all_counts.z), several(all_counts.w)};
-  const int mine = counts[0] + counts[1] + counts[2] + counts[3];
+  const i64 row = tile.cloud * p.cells;
+  const bool whole = p.cells % 4 == 0;
+  const auto cell_of_four = [&](int four) { return ((tile.index * FOURS + four) * BLOCK + threadIdx.x) * 4; };
+  int4 counts[FOURS];
+  int mine = 0;
+#pragma unroll
+  for (int four = 0; four < FOURS; ++four) {
+    const i64 cell = cell_of_four(four);
+    const int* from = p.counts + row + cell;
+    if (whole) {
+      counts[four] = cell < p.cells ? *reinterpret_cast<const int4*>(from) : int4{0, 0, 0, 0};
+    } else {
+      const auto at = [&](int k) { return cell + k < p.cells ? from[k] : 0; };
+      counts[four] = int4{at(0), at(1), at(2), at(3)};
+    }
+    mine += counts[four].x + counts[four].y + counts[four].z + counts[four].w;
+  }
   int before = mine;
   for (int step = 1; step < WARP; step *= 2) {
     const int other = __shfl_up_sync(ALL_LANES, before, step);
@@ -121,12 +121,20 @@ __device__ void starts(const VoxelizeStartsParams& p) {
   __syncthreads();
   int start = first + of_warp[warp] + before;
 #pragma unroll
-  for (int k = 0; k < SCANNED; ++k) {
-    if (counts[k] == 0) continue;
-    int* at = p.starts + row + cell + k;
-    p.order[tile.cloud * p.points + start] = *at;
-    *at = start;
-    start += counts[k];
+  for (int four = 0; four < FOURS; ++four) {
+    const i64 cell = cell_of_four(four);
+    const int4 count = counts[four];
+    const int4 places{start, start + count.x, start + count.x + count.y, start + count.x + count.y + count.z};
+    start = places.w + count.w;
+    int* to = p.starts + row + cell;
+    if (whole) {
+      if (cell < p.cells) *reinterpret_cast<int4*>(to) = places;
+      continue;
+    }
+    if (cell < p.cells) to[0] = places.x;
+    if (cell + 1 < p.cells) to[1] = places.y;
+    if (cell + 2 < p.cells) to[2] = places.z;
+    if (cell + 3 < p.cells) to[3] = places.w;
   }
 }
 
@@ -136,8 +144,7 @@ __device__ void order(const VoxelizeOrderParams& p) {
   const i64 point = tile.index * BLOCK + threadIdx.x, row = tile.cloud * p.clouds.points_count;
   if (point >= p.clouds.points_count) return;
   const int place = p.places[row + point];
-  // The first of its cell is where `starts` left it.
-  if (place <= 0) return;
+  if (place < 0) return;
   const i64 cell = cell_of<P>(p.clouds, tile.cloud, point);
   p.order[row + p.starts[tile.cloud * p.clouds.cells + cell] + place] = static_cast<int>(point);
 }

@@ -1,9 +1,9 @@
 // What the points of a voxel come to: their exact sum or mean, or the first that holds the extremum; for the dense grids
 // of voxelize and the rows of voxelize_sparse.
 //
-// Threads: a block takes 256 neighbouring rows (voxels) and up to 8 channels. It lists the rows that have points, a thread
-// takes a channel of one of them, and a dense result is put together in shared memory, so that all of it is written in
-// order. A row of many points is taken by a warp. Sums are exact and an extremum's holder is the lowest index, so that
+// Threads: a block takes 1024 neighbouring rows (voxels) and as many channels as fill a sector of 32 bytes. It lists the
+// rows that have points, a thread takes a channel of one of them, and a dense result is put together in shared memory, so
+// that all of it is written in order. A row of many points is taken by a warp. Sums are exact and an extremum's holder is the lowest index, so that
 // neither the order of the points nor who adds them matters.
 
 #include "exact.cuh"
@@ -17,7 +17,7 @@ struct VoxelizeRowsParams {
   i64 features_strides[3], tangent_strides[3];
   const int* coords;  // [M, 4], or null: rows are the cells of B grids
   const int* counts;  // [rows]
-  const int* starts;  // [rows], where a row's points begin in the order of its cloud; of a grid's single point, the point
+  const int* starts;  // [rows], where a row's points begin in the order of its cloud
   const int* order;   // [B, N]
   const void* grad;   // read at a row's place by a send, else null
   void* output;       // a row's place, or with grad [B, N, C]
@@ -33,7 +33,11 @@ namespace {
 
 constexpr int BLOCK = 256;
 constexpr int WARPS = BLOCK / WARP;
-constexpr int CHANNELS = 8;
+// Rows of a thread, whose counts and starts are loads of 16 bytes.
+constexpr int EACH = 4;
+constexpr int TILE = BLOCK * EACH;
+template <class V>
+constexpr int CHANNELS = 32 / sizeof(V);
 // Points of a row that one thread still takes alone: a warp of full rows is as busy with them as with one long row.
 constexpr int ALONE = 32;
 
@@ -41,10 +45,10 @@ constexpr int ALONE = 32;
 struct Row {
   i64 cloud, place;  // place: along the last of the strides
   const int* points;
-  int count, first;  // first: the point, where there is one and no order
+  int count;
 
   __device__ i64 point(const VoxelizeRowsParams& p, int index) const {
-    const i64 point = points == nullptr ? first : points[index];
+    const i64 point = points[index];
     // Rows come from the caller: nothing outside the clouds is read, whatever they say.
     return point >= 0 && point < p.points ? point : 0;
   }
@@ -52,42 +56,61 @@ struct Row {
 
 // The rows that a block works on, listed by its threads.
 struct List {
-  int places[BLOCK], counts[BLOCK], starts[BLOCK];
+  short places[TILE];
+  int counts[TILE], starts[TILE];
   int size;
 };
 
 __device__ Row row_of(const VoxelizeRowsParams& p, const Tile& tile, const List& list, int index) {
   const int start = list.starts[index], count = list.counts[index];
-  const i64 place = tile.index * BLOCK + list.places[index];
-  if (p.coords == nullptr) {
-    const bool single = count == 1;
-    return {tile.cloud, place, single ? nullptr : p.order + tile.cloud * p.points + start, count, start};
-  }
+  const i64 place = tile.index * TILE + list.places[index];
+  if (p.coords == nullptr) return {tile.cloud, place, p.order + tile.cloud * p.points + start, count};
   const i64 cloud = p.coords[4 * place];
   const bool valid = count > 0 && start >= 0 && i64{start} + count <= p.points && cloud >= 0 && cloud < p.batch;
-  if (!valid) return {0, place, nullptr, 0, 0};
-  return {cloud, place, p.order + cloud * p.points + start, count, 0};
+  if (!valid) return {0, place, p.order, 0};
+  return {cloud, place, p.order + cloud * p.points + start, count};
+}
+
+// Four neighbouring numbers of a grid's rows, by one access where the layout allows it; zero past the last row.
+__device__ int4 four_of(const VoxelizeRowsParams& p, const int* numbers, i64 grid, i64 place) {
+  if (p.rows % EACH == 0 && reinterpret_cast<u64>(numbers) % sizeof(int4) == 0)
+    return place < p.rows ? __ldg(reinterpret_cast<const int4*>(numbers + grid + place)) : int4{0, 0, 0, 0};
+  const auto at = [&](int k) { return place + k < p.rows ? numbers[grid + place + k] : 0; };
+  return {at(0), at(1), at(2), at(3)};
 }
 
 // Lists the rows with points, of a sparse grid all; returns whether some have many.
 __device__ bool list_rows(const VoxelizeRowsParams& p, const Tile& tile, List& list) {
-  const i64 place = tile.index * BLOCK + threadIdx.x, at = tile.cloud * p.rows + place;
+  const int lane = threadIdx.x % WARP, first = threadIdx.x * EACH;
+  const i64 place = tile.index * TILE + first, grid = tile.cloud * p.rows;
   if (threadIdx.x == 0) list.size = 0;
-  __syncthreads();
-  const int count = place < p.rows ? p.counts[at] : 0;
-  const bool listed = place < p.rows && (count > 0 || p.coords != nullptr);
-  const unsigned all = __ballot_sync(ALL_LANES, listed);
-  const int lane = threadIdx.x % WARP;
-  int base = 0;
-  if (lane == 0 && all != 0) base = atomicAdd(&list.size, __popc(all));
-  base = __shfl_sync(ALL_LANES, base, 0);
-  if (listed) {
-    const int index = base + __popc(all & ((1u << lane) - 1));
-    list.places[index] = threadIdx.x;
-    list.counts[index] = count;
-    list.starts[index] = p.starts[at];
+  const int4 count = four_of(p, p.counts, grid, place), start = four_of(p, p.starts, grid, place);
+  const int counts[EACH] = {count.x, count.y, count.z, count.w}, starts[EACH] = {start.x, start.y, start.z, start.w};
+  const auto listed = [&](int k) { return place + k < p.rows && (counts[k] > 0 || p.coords != nullptr); };
+  int mine = 0, most = 0;
+#pragma unroll
+  for (int k = 0; k < EACH; ++k) {
+    mine += listed(k);
+    most = counts[k] > most ? counts[k] : most;
   }
-  return __syncthreads_or(count > ALONE) != 0;
+  int before = mine;
+  for (int step = 1; step < WARP; step *= 2) {
+    const int other = __shfl_up_sync(ALL_LANES, before, step);
+    if (lane >= step) before += other;
+  }
+  __syncthreads();
+  int base = 0;
+  if (lane == WARP - 1 && before != 0) base = atomicAdd(&list.size, before);
+  int index = __shfl_sync(ALL_LANES, base, WARP - 1) + before - mine;
+#pragma unroll
+  for (int k = 0; k < EACH; ++k) {
+    if (!listed(k)) continue;
+    list.places[index] = static_cast<short>(first + k);
+    list.counts[index] = counts[k];
+    list.starts[index] = starts[k];
+    ++index;
+  }
+  return __syncthreads_or(most > ALONE) != 0;
 }
 
 template <class V>
@@ -212,16 +235,36 @@ struct Picked {
   }
 };
 
+// Writes the staged rows, four neighbours at a time where the layout allows it.
+template <class V>
+__device__ void write_staged(
+    const VoxelizeRowsParams& p, const Tile& tile, i64 first_channel, int channels, const V (&staged)[CHANNELS<V>][TILE]) {
+  using Four = Vector<V, EACH>;
+  const i64 place = tile.index * TILE + threadIdx.x * EACH;
+  V* output = static_cast<V*>(p.output) + tile.cloud * p.strides[0] + first_channel * p.strides[1] + place;
+  const bool whole = p.rows % EACH == 0 && reinterpret_cast<u64>(p.output) % sizeof(Four) == 0;
+  for (int k = 0; k < channels; ++k, output += p.strides[1]) {
+    const V* from = &staged[k][threadIdx.x * EACH];
+    if (whole) {
+      if (place < p.rows) *reinterpret_cast<Four*>(output) = *reinterpret_cast<const Four*>(from);
+      continue;
+    }
+    for (int row = 0; row < EACH && place + row < p.rows; ++row) output[row] = from[row];
+  }
+}
+
 template <class V, class Reduced>
 __device__ void reduce_rows(const VoxelizeRowsParams& p) {
   __shared__ List list;
-  __shared__ V staged[CHANNELS][BLOCK];
+  alignas(32) __shared__ V staged[CHANNELS<V>][TILE];
   const Tile tile = tile_of(p.tiles);
-  const i64 first = blockIdx.y * i64{CHANNELS};
-  const int channels = p.channels - first < CHANNELS ? static_cast<int>(p.channels - first) : CHANNELS;
+  const i64 first = blockIdx.y * i64{CHANNELS<V>};
+  const int channels = p.channels - first < CHANNELS<V> ? static_cast<int>(p.channels - first) : CHANNELS<V>;
   const bool dense = p.coords == nullptr && !Reduced::SENDS;
   if (dense) {
-    for (int k = 0; k < channels; ++k) staged[k][threadIdx.x] = narrow_from<V>(0.0);
+    const V zero = narrow_from<V>(0.0);
+    for (int k = 0; k < channels; ++k)
+      *reinterpret_cast<Vector<V, EACH>*>(&staged[k][threadIdx.x * EACH]) = Vector<V, EACH>{{zero, zero, zero, zero}};
   }
   const bool many = list_rows(p, tile, list);
   const auto keep = [&](const Row& row, int index, int k, V found) {
@@ -230,7 +273,7 @@ __device__ void reduce_rows(const VoxelizeRowsParams& p) {
     else *place_of<V>(p, p.output, row, first + k) = found;
   };
   for (int each = threadIdx.x; each < list.size * channels; each += BLOCK) {
-    const int index = channels == CHANNELS ? each / CHANNELS : each / channels, k = each - index * channels;
+    const int index = channels == CHANNELS<V> ? each / CHANNELS<V> : each / channels, k = each - index * channels;
     const Row row = row_of(p, tile, list, index);
     if (row.count <= ALONE) keep(row, index, k, Reduced::alone(p, row, first + k));
   }
@@ -246,10 +289,7 @@ __device__ void reduce_rows(const VoxelizeRowsParams& p) {
   }
   if (!dense) return;
   __syncthreads();
-  const i64 place = tile.index * BLOCK + threadIdx.x;
-  if (place >= p.rows) return;
-  V* output = static_cast<V*>(p.output) + tile.cloud * p.strides[0] + place;
-  for (int k = 0; k < channels; ++k) output[(first + k) * p.strides[1]] = staged[k][threadIdx.x];
+  write_staged<V>(p, tile, first, channels, staged);
 }
 
 }  // namespace

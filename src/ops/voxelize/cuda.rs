@@ -70,10 +70,9 @@ struct PointsParams {
     clouds: Points,
     output: *mut u8,
     places: *mut u8,
-    starts: *mut u8,
 }
 
-const _: () = assert!(size_of::<PointsParams>() == 176);
+const _: () = assert!(size_of::<PointsParams>() == 168);
 
 /// `VoxelizeStartsParams` in the kernel.
 #[repr(C)]
@@ -82,13 +81,11 @@ struct StartsParams {
     counts: *const u8,
     starts: *mut u8,
     cursor: *mut u8,
-    order: *mut u8,
     cells: i64,
-    points: i64,
     tiles: i32,
 }
 
-const _: () = assert!(size_of::<StartsParams>() == 56);
+const _: () = assert!(size_of::<StartsParams>() == 40);
 
 /// `VoxelizeOrderParams` in the kernel.
 #[repr(C)]
@@ -226,18 +223,17 @@ impl Parts {
 /// Marks or counts points in a grid that is cleared.
 ///
 /// # Safety
-/// As for [`rows`]: the output has a place for each cell, and the parts are as planned.
+/// As for [`rows`]: the output has a place for each cell, and `places` is null or has one for each point.
 unsafe fn by_point(
     op: &'static str,
     clouds: &Clouds,
     reduce: Reduce,
     output: *mut u8,
-    groups: Option<&Parts>,
+    places: *mut u8,
     stream: Stream,
 ) -> Result<()> {
     let Tiles { launch, tiles } = plan::points(op, reduce, clouds.points.dtype(), clouds.batch(), clouds.points())?;
-    let (places, starts) = groups.map_or((null_mut(), null_mut()), |parts| (parts.places, parts.starts));
-    let params = PointsParams { clouds: Points::new(clouds, tiles), output, places, starts };
+    let params = PointsParams { clouds: Points::new(clouds, tiles), output, places };
     // SAFETY: the caller's promise; PointsParams mirrors the kernel's struct.
     unsafe { cuda::launch(op, stream.device, stream.handle, FILE, &launch, &params) }
 }
@@ -258,15 +254,13 @@ unsafe fn group(
     // SAFETY: the caller's promise: the workspace has these parts, which do not overlap; the params mirror the kernels'.
     unsafe {
         clear(op, workspace, plan.starts_at, stream)?;
-        by_point(op, clouds, Reduce::Count, parts.counts, Some(&parts), stream)?;
+        by_point(op, clouds, Reduce::Count, parts.counts, parts.places, stream)?;
         let Tiles { launch, tiles } = plan::starts(op, batch, plan.cells)?;
         let params = StartsParams {
             counts: parts.counts,
             starts: parts.starts,
             cursor: parts.cursor,
-            order: parts.order,
             cells: plan.cells as i64,
-            points: points as i64,
             tiles: tiles as i32,
         };
         cuda::launch(op, stream.device, stream.handle, FILE, &launch, &params)?;
@@ -301,7 +295,7 @@ pub(super) fn forward(
     unsafe {
         let Some(features) = features.filter(|_| reduce.reads_features()) else {
             clear(op, output, cells * if reduce == Reduce::Occupancy { 1 } else { 4 }, stream)?;
-            return by_point(op, clouds, reduce, output, None, stream);
+            return by_point(op, clouds, reduce, output, null_mut(), stream);
         };
         let parts = group(op, clouds, plan, workspace, stream)?;
         let channels = features.size(2);
@@ -355,7 +349,7 @@ pub(super) fn backward(
         let mean = reduce == Reduce::Mean;
         if mean {
             clear(op, workspace, plan.bytes, stream)?;
-            by_point(op, clouds, Reduce::Count, workspace, None, stream)?;
+            by_point(op, clouds, Reduce::Count, workspace, null_mut(), stream)?;
         }
         let Tiles { launch, tiles } = plan::spread(op, clouds.points.dtype(), grad.dtype(), batch, points)?;
         let params = SpreadParams {

@@ -10,10 +10,14 @@ use crate::tensor::DType;
 pub const BLOCK: u32 = 256;
 /// Bytes that one thread clears.
 pub const CLEARED: u64 = 16;
-/// Cells that one thread of the scan takes: one load of 16 bytes.
-pub const SCANNED: u64 = 4;
-/// Channels that one block reduces at a time: 8 KB of shared memory for f32.
-pub const CHANNELS: u64 = 8;
+/// Cells that one thread of the scan takes: four loads of 16 bytes in flight.
+pub const SCANNED: u64 = 16;
+/// Rows that one thread of the reduction lists: one load of 16 bytes.
+pub const LISTED: u64 = 4;
+/// Bytes of a point's features that one block reduces at a time: a sector of memory, for 32 KB of shared memory.
+pub const SECTOR: usize = 32;
+/// What a grid's second axis may be.
+const MOST_CHUNKS: u64 = 65_535;
 
 /// The memory that a call borrows: offsets and size in bytes, each part aligned to 16.
 ///
@@ -26,10 +30,9 @@ pub struct Workspace {
     pub counts_at: usize,
     /// int32 for each cloud, on CUDA: how many places of its order are given away.
     pub cursor_at: usize,
-    /// int32 for each cell (and one more on the CPU): where its points begin in the order; on CUDA, of a single point, the
-    /// point.
+    /// int32 for each cell (and one more on the CPU): where its points begin in the order.
     pub starts_at: usize,
-    /// int32 for each point: the points, those of a cell side by side (on CUDA where a cell has several).
+    /// int32 for each point: the points, those of a cell side by side.
     pub order_at: usize,
     /// For each point, on CUDA int32: its place among those of its cell, or -1; on the CPU uint64: its cell.
     pub places_at: usize,
@@ -82,18 +85,23 @@ pub struct Tiles {
 }
 
 /// Blocks of 256 threads over `items` of each cloud, `each` for a thread, in `chunks` along y.
-pub fn tiles(op: &str, kernel: &'static str, batch: usize, items: usize, each: u64, chunks: u64) -> Result<Tiles> {
+pub(crate) fn tiles(
+    op: &str,
+    kernel: &'static str,
+    batch: usize,
+    items: usize,
+    each: u64,
+    chunks: u64,
+) -> Result<Tiles> {
     let tiles = (items as u64).div_ceil(u64::from(BLOCK) * each);
-    let grid = [blocks(op, tiles.saturating_mul(batch as u64), 1)?, chunked(op, chunks)?, 1];
+    let chunks = u32::try_from(chunks).ok().filter(|&chunks| u64::from(chunks) <= MOST_CHUNKS).ok_or_else(|| {
+        let most = MOST_CHUNKS * SECTOR as u64;
+        Error::Value(format!("{op}: features must have at most {most} bytes a point on CUDA, got more"))
+    })?;
+    let grid = [blocks(op, tiles.saturating_mul(batch as u64), 1)?, chunks, 1];
     // A kernel divides by it, so it is never zero.
     let tiles = u32::try_from(tiles.max(1)).unwrap_or(u32::MAX);
     Ok(Tiles { launch: Launch { kernel, grid, block: [BLOCK, 1, 1], shared_bytes: 0 }, tiles })
-}
-
-fn chunked(op: &str, chunks: u64) -> Result<u32> {
-    u32::try_from(chunks).ok().filter(|&chunks| chunks <= 65_535).ok_or_else(|| {
-        Error::Value(format!("{op}: features must have at most {} channels on CUDA, got more", 65_535 * CHANNELS))
-    })
 }
 
 /// Clears that many bytes.
@@ -110,7 +118,7 @@ pub fn points(op: &str, reduce: Reduce, dtype: DType, batch: usize, points: usiz
     tiles(op, kernel, batch, points, 1, 1)
 }
 
-/// Gives the points of each cell their places: a thread 4 cells.
+/// Gives the points of each cell their places: a thread 16 cells.
 pub fn starts(op: &str, batch: usize, cells: usize) -> Result<Tiles> {
     tiles(op, "voxelize_starts", batch, cells, SCANNED, 1)
 }
@@ -131,7 +139,7 @@ pub fn spread(op: &str, points: DType, grad: DType, batch: usize, count: usize) 
     tiles(op, kernel, batch, count, 1, 1)
 }
 
-/// Reduces rows of points: a block 256 rows of one grid and 8 channels.
+/// Reduces rows of points: a block 1024 rows of one grid and a sector of each point's features.
 pub fn rows(
     op: &str,
     reduce: Reduce,
@@ -146,7 +154,7 @@ pub fn rows(
         (true, false) => kernel_name!(@floats "voxelize_pick_", "", dtype),
         _ => kernel_name!(@floats "voxelize_sum_", "", dtype),
     };
-    tiles(op, kernel, grids, rows, 1, (channels as u64).div_ceil(CHANNELS))
+    tiles(op, kernel, grids, rows, LISTED, channels.div_ceil(SECTOR / dtype.size()) as u64)
 }
 
 #[cfg(test)]
@@ -182,10 +190,10 @@ mod tests {
     fn a_mean_of_half_a_million_points_is_these_launches() {
         let point = points("voxelize", Reduce::Mean, DType::F32, 1, 500_000).unwrap();
         assert_eq!((point.launch.kernel, point.launch.grid, point.tiles), ("voxelize_count_f32", [1954, 1, 1], 1954));
-        assert_eq!(starts("voxelize", 1, CELLS).unwrap().launch.grid, [2048, 1, 1]);
+        assert_eq!(starts("voxelize", 1, CELLS).unwrap().launch.grid, [512, 1, 1]);
         let row = rows("voxelize", Reduce::Mean, false, DType::F32, 1, CELLS, 8).unwrap();
-        assert_eq!((row.launch.kernel, row.launch.grid, row.tiles), ("voxelize_sum_f32", [8192, 1, 1], 8192));
-        assert_eq!(rows("voxelize", Reduce::Max, true, DType::BF16, 3, 5, 9).unwrap().launch.grid, [3, 2, 1]);
+        assert_eq!((row.launch.kernel, row.launch.grid, row.tiles), ("voxelize_sum_f32", [2048, 1, 1], 2048));
+        assert_eq!(rows("voxelize", Reduce::Max, true, DType::BF16, 3, 5, 17).unwrap().launch.grid, [3, 2, 1]);
         assert_eq!(clear("voxelize", 17).unwrap().grid, [1, 1, 1]);
     }
 
