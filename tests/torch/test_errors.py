@@ -18,17 +18,29 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 CASES = Path(__file__).parents[1] / "cases"
-LEAST = {"resample": 100, "fuse": 60, "resample_mask": 25}
+LEAST = {"resample": 100, "fuse": 60, "resample_mask": 25, "voxelize": 90, "voxelize_sparse": 40}
 TABLES = {op: json.loads((CASES / f"{op}_errors.json").read_text()) for op in LEAST}
 EVERY = [pytest.param(op, case, id=f"{op}-{case['name']}") for op, table in TABLES.items() for case in table]
 BY_TYPE_AND_SHAPE = [each for each in EVERY if not each.values[1].get("cpu_only")]
-TENSORS = ("values", "source_times", "target_times")
+CLOUD = ("points", "features", "origin", "voxel_size", "grid_size")
+POSITIONAL = {
+    **dict.fromkeys(("resample", "fuse"), ("values", "source_times", "target_times")),
+    "resample_mask": ("source_times", "target_times"),
+    **dict.fromkeys(("voxelize", "voxelize_sparse"), CLOUD),
+}
+OPTIONS = {
+    **dict.fromkeys(("resample", "fuse"), ("mode", "outside", "source_lengths")),
+    "resample_mask": ("max_gap", "source_lengths"),
+    "voxelize": ("reduce", "lengths"),
+    "voxelize_sparse": ("reduce", "capacity", "lengths"),
+}
 
 
 def argument(spec: Any, device: str) -> Any:
-    """A tensor of ones or of the data of the table, a list of tensors, or what is no tensor as it is."""
+    """A tensor of ones or of the data of the table, a list of tensors or numbers, or what is no tensor as it is."""
     if isinstance(spec, list):
-        return [argument(each, device) for each in spec]
+        # JSON has no number for "nan" and "inf".
+        return [float(each) if isinstance(each, str) else argument(each, device) for each in spec]
     if not isinstance(spec, dict):
         return spec
     shape, dtype = spec["shape"], getattr(torch, spec["dtype"])
@@ -38,14 +50,13 @@ def argument(spec: Any, device: str) -> Any:
 
 def arguments(op: str, case: dict[str, Any], device: str) -> tuple[list[Any], dict[str, Any]]:
     """The positional arguments and all optional ones."""
-    optional = ["max_gap"] if op == "resample_mask" else ["mode", "outside"]
-    options = {name: argument(case.get(name), device) for name in [*optional, "source_lengths"]}
-    return [argument(case[name], device) for name in TENSORS if name in case], options
+    options = {name: argument(case.get(name, -1 if name == "capacity" else None), device) for name in OPTIONS[op]}
+    return [argument(case.get(name), device) for name in POSITIONAL[op]], options
 
 
 def flat(arguments: list[Any]) -> Iterator[Tensor]:
     for each in arguments:
-        yield from each if isinstance(each, list) else [each]
+        yield from (x for x in (each if isinstance(each, list) else [each]) if isinstance(x, Tensor))
 
 
 def refused(op: str, case: dict[str, Any], call: Any, device: str = "cpu") -> None:
@@ -145,7 +156,42 @@ def resample_mask(
     return torch.ops.robocache.resample_mask(source_times, target_times, max_gap=max_gap, source_lengths=source_lengths)
 
 
-SCRIPTED = {"resample": resample, "fuse": fuse, "resample_mask": resample_mask}
+@torch.jit.script
+def voxelize(
+    points: Tensor,
+    features: Tensor | None,
+    origin: list[float],
+    voxel_size: list[float],
+    grid_size: list[int],
+    reduce: str,
+    lengths: Tensor | None,
+) -> Tensor:
+    return torch.ops.robocache.voxelize(points, features, origin, voxel_size, grid_size, reduce=reduce, lengths=lengths)
+
+
+@torch.jit.script
+def voxelize_sparse(
+    points: Tensor,
+    features: Tensor | None,
+    origin: list[float],
+    voxel_size: list[float],
+    grid_size: list[int],
+    reduce: str,
+    capacity: int,
+    lengths: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return torch.ops.robocache.voxelize_sparse(
+        points, features, origin, voxel_size, grid_size, reduce=reduce, capacity=capacity, lengths=lengths
+    )
+
+
+SCRIPTED: dict[str, Any] = {
+    "resample": resample,
+    "fuse": fuse,
+    "resample_mask": resample_mask,
+    "voxelize": voxelize,
+    "voxelize_sparse": voxelize_sparse,
+}
 
 
 @pytest.mark.parametrize(("op", "case"), EVERY)
@@ -160,6 +206,8 @@ COMPILED = [
     *("source_times_short", "linear_int32", "mode_unknown", "target_times_narrower", "outside_nan_bool"),
     *("source_times_missing", "values_batch", "lengths_streams", "slerp_crosses", "slerp_plain_width"),
     *("max_gap_negative", "lengths_target_batch"),
+    *("points_int32", "reduce_unknown", "features_missing_mean", "features_points", "origin_nan", "voxel_size_zero"),
+    *("grid_size_zero", "grid_size_times_batch", "grid_size_past_2_21", "capacity_negative", "lengths_too_many"),
 ]
 
 
@@ -198,6 +246,11 @@ def test_an_unsupported_backend() -> None:
         torch.ops.robocache.fuse([sparse], [times], times)
     with pytest.raises(NotImplementedError, match="robocache::resample_mask"):
         torch.ops.robocache.resample_mask(times.to_sparse(), times)
+    box = ([0.0] * 3, [1.0], [2, 2, 2])
+    with pytest.raises(NotImplementedError, match="robocache::voxelize"):
+        torch.ops.robocache.voxelize(sparse, None, *box)
+    with pytest.raises(NotImplementedError, match="robocache::voxelize_sparse_rows"):
+        torch.ops.robocache.voxelize_sparse(sparse, None, *box)
 
 
 VALUES, TIMES = torch.ones(2, 5, 3), torch.arange(5.0).expand(2, 5)
@@ -205,13 +258,14 @@ REQUIRED: dict[str, list[Any]] = {
     "resample": [VALUES, TIMES, TIMES],
     "fuse": [[VALUES], [TIMES], TIMES],
     "resample_mask": [TIMES, TIMES],
+    **dict.fromkeys(("voxelize", "voxelize_sparse"), [VALUES, None, [0.0] * 3, [1.0], [2, 2, 2]]),
 }
 
 
 @pytest.mark.parametrize("op", REQUIRED)
 def test_arguments_are_keyword_only_and_typed(op: str) -> None:
     call, required = getattr(torch.ops.robocache, op), REQUIRED[op]
-    first, wrong = ("max_gap", "long") if op == "resample_mask" else ("mode", 3)
+    first, wrong = OPTIONS[op][0], "long" if op == "resample_mask" else 3
     call(*required)
     for positional, options in ((required[:-1], {}), ([*required, "linear"], {}), (required, {first: wrong})):
         with pytest.raises((RuntimeError, TypeError)):

@@ -1,4 +1,4 @@
-"""Robot time series on one clock, inside PyTorch.
+"""Robot time series on one clock and point clouds in one grid, inside PyTorch.
 
 >>> import robocache, torch
 >>> times = torch.tensor([0.0, 1.0, 2.0])
@@ -18,6 +18,7 @@ from robocache._library import build_info, cmake_prefix
 
 __version__ = "0.1.0"
 __all__ = [
+    "SparseVoxels",
     "build_info",
     "cmake_prefix",
     "fuse",
@@ -28,12 +29,15 @@ __all__ = [
     "resample",
     "resample_mask",
     "resample_trajectories",
+    "voxelize",
+    "voxelize_pointcloud",
+    "voxelize_sparse",
 ]
 
 if TYPE_CHECKING or _library.try_load() is None:
     from robocache import nn, ops, reference
-    from robocache.first import fuse_multimodal, resample_trajectories
-    from robocache.ops import fuse, resample, resample_mask
+    from robocache.first import fuse_multimodal, resample_trajectories, voxelize_pointcloud
+    from robocache.ops import SparseVoxels, fuse, resample, resample_mask, voxelize, voxelize_sparse
 
 
 def __getattr__(name: str) -> Any:

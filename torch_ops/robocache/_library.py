@@ -86,6 +86,9 @@ def _load(file: Path) -> None:
         if not hasattr(torch.ops.robocache, "_build_info"):
             raise ImportError(f"robocache: {file} registers no operators of robocache: {_BUILD}")
     check_torch(str(_build_info()["torch"]), torch.__version__)
+    from robocache import _fake  # needs torch, which this file must do without
+
+    _fake.register()
 
 
 def check_torch(built: str, running: str) -> None:

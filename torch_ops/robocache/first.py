@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
-from robocache.ops import fuse, resample
+from robocache.ops import fuse, resample, voxelize
 
-__all__ = ["fuse_multimodal", "resample_trajectories"]
+__all__ = ["fuse_multimodal", "resample_trajectories", "voxelize_pointcloud"]
 
 
 def resample_trajectories(
@@ -51,3 +53,26 @@ def fuse_multimodal(
     """
     streams = [stream1_data, stream2_data, stream3_data]
     return fuse(streams, [stream1_times, stream2_times, stream3_times], target_times)
+
+
+def voxelize_pointcloud(
+    points: Tensor,  # [B, N, 3] or [N, 3], metres
+    features: Tensor | None = None,  # [B, N, C] or [N, C]
+    grid_min: Sequence[float] = (-10.0, -10.0, -10.0),  # metres
+    voxel_size: float | Sequence[float] = 0.15625,  # metres
+    grid_size: Sequence[int] = (128, 128, 128),
+    mode: str = "occupancy",
+) -> Tensor:  # [B, X, Y, Z] or [B, C, X, Y, Z]
+    """Dense :func:`robocache.voxelize` under its first argument names: `grid_min` is `origin` and `mode` is `reduce`.
+
+    The default grid is the cube from -10 to 10 metres, in 128 voxels along each axis. `voxel_size` is one number or a
+    sequence of 1 or 3. Shapes, types, gradients and errors are those of :func:`robocache.voxelize`.
+
+    Example:
+        >>> import torch, robocache
+        >>> points = torch.tensor([[[0.0, 0.0, 0.0], [0.1, 0.1, 0.1], [11.0, 0.0, 0.0]]])
+        >>> robocache.voxelize_pointcloud(points, mode="count")[0, 64, 64, 64]
+        tensor(2, dtype=torch.int32)
+    """
+    edges = [float(voxel_size)] if isinstance(voxel_size, (int, float)) else voxel_size
+    return voxelize(points, features, grid_min, edges, grid_size, reduce=mode)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Dict, Optional  # noqa: UP035 - TorchScript reads the annotations of forward
 
@@ -15,7 +15,7 @@ from robocache.reference.modes import check_modes, read_groups
 
 _library.require()
 
-__all__ = ["Fuse", "Resample"]
+__all__ = ["Fuse", "Resample", "Voxelize"]
 
 
 class Resample(nn.Module):
@@ -212,6 +212,62 @@ class Fuse(nn.Module):
         rows = zip(*columns, self.modes, strict=True)
         lines = [f"{a:<{name}}  {b:<{span}}  {c:>{width}}  {mode}" for a, b, c, mode in rows]
         return "\n".join([*lines, f"outside={self.outside!r}"])
+
+
+class Voxelize(nn.Module):
+    """Turns clouds into dense grids, with a fixed grid; everything else is as in :func:`robocache.voxelize`.
+
+    Has no parameters. Can be scripted, compiled and exported.
+
+    Args:
+        origin: the lowest corner of the grid, 3 numbers in the unit of the points.
+        voxel_size: the edges of a voxel, 3 numbers, or 1 number for a cube.
+        grid_size: voxels along `x`, `y` and `z`.
+        reduce: `"occupancy"`, `"count"`, `"sum"`, `"mean"`, `"max"` or `"min"`.
+
+    Raises:
+        ValueError: what the operator refuses, when it is called.
+
+    Example:
+        >>> import torch, robocache
+        >>> grid = robocache.nn.Voxelize(origin=(0, 0, 0), voxel_size=0.5, grid_size=(4, 4, 2), reduce="mean")
+        >>> net = torch.nn.Conv3d(1, 8, kernel_size=3, padding=1)
+        >>> points, intensity = torch.rand(2, 100, 3), torch.rand(2, 100, 1)
+        >>> net(grid(points, intensity, torch.tensor([100, 60]))).shape
+        torch.Size([2, 8, 4, 4, 2])
+    """
+
+    def __init__(
+        self,
+        origin: Sequence[float],  # 3 numbers
+        voxel_size: float | Sequence[float],  # 1 or 3 numbers
+        grid_size: Sequence[int],  # 3 numbers
+        reduce: str = "occupancy",
+    ) -> None:
+        super().__init__()
+        edges = [voxel_size] if isinstance(voxel_size, (int, float)) else voxel_size
+        # Lists of one type: TorchScript takes no others.
+        self.origin = [float(number) for number in origin]
+        self.voxel_size = [float(edge) for edge in edges]
+        self.grid_size = [int(voxels) for voxels in grid_size]
+        self.reduce = reduce
+
+    def forward(
+        self,
+        points: Tensor,  # [B, N, 3] or [N, 3], the unit of origin and voxel_size
+        features: Optional[Tensor] = None,  # noqa: UP045 - TorchScript; [B, N, C] or [N, C]
+        lengths: Optional[Tensor] = None,  # noqa: UP045 - TorchScript; [B]
+    ) -> Tensor:
+        """`[B, X, Y, Z]` or `[B, C, X, Y, Z]`; without `B` where points are `[N, 3]`."""
+        result: Tensor = torch.ops.robocache.voxelize(
+            points, features, self.origin, self.voxel_size, self.grid_size, reduce=self.reduce, lengths=lengths
+        )
+        return result
+
+    def extra_repr(self) -> str:
+        """The arguments, as the operator takes them."""
+        box = f"origin={self.origin}, voxel_size={self.voxel_size}, grid_size={self.grid_size}"
+        return f"{box}, reduce={self.reduce!r}"
 
 
 def _read_streams(streams: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, int, str]]:

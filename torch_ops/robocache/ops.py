@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree
 
 from robocache import _library
 
 _library.require()
 
-__all__ = ["fuse", "resample", "resample_mask"]
+__all__ = ["SparseVoxels", "fuse", "resample", "resample_mask", "voxelize", "voxelize_sparse"]
 
 
 def resample(
@@ -205,3 +207,166 @@ def fuse(
         list(values), list(source_times), target_times, mode=mode, outside=outside, source_lengths=source_lengths
     )
     return result
+
+
+class SparseVoxels(NamedTuple):
+    """What :func:`voxelize_sparse` returns: a row for each of `M` voxels, and how rows, points and voxels belong."""
+
+    coords: Tensor
+    """`[M, 4]` int32: `(b, x, y, z)` of each row; -1 in a row that is not used."""
+    values: Tensor
+    """`[M, C]`: what each voxel says of its points' features."""
+    counts: Tensor
+    """`[M]` int32: the points of each voxel."""
+    point_voxel: Tensor
+    """`[B, N]` int64 (`[N]` unbatched): the row of each point's voxel, or -1."""
+    num_voxels: Tensor
+    """`[1]` int64: how many voxels have points, those past the capacity too."""
+
+
+# An exported program that returns one can be saved only if the class has a name to be found by.
+_pytree._register_namedtuple(SparseVoxels, serialized_type_name="robocache.SparseVoxels")
+
+
+def voxelize(
+    points: Tensor,  # [B, N, 3] or [N, 3], metres
+    features: Tensor | None,  # [B, N, C] or [N, C]
+    origin: Sequence[float],  # 3 numbers, metres
+    voxel_size: Sequence[float],  # 1 or 3 numbers, metres
+    grid_size: Sequence[int],  # 3 numbers: X, Y, Z
+    *,
+    reduce: str = "occupancy",
+    lengths: Tensor | None = None,  # [B]
+) -> Tensor:  # [B, X, Y, Z] or [B, C, X, Y, Z]; without B where points are [N, 3]
+    """Turns point clouds into dense grids that a 3-D convolution takes as they are.
+
+    The voxel of a point is `floor((p - origin) / voxel_size)` along each axis, in the points' type (float32 for the
+    halves; `origin` and `voxel_size` are rounded to it first): the voxel that NumPy finds by that expression. Voxels
+    are half-open: a point on a face belongs to the voxel above it. A point outside the grid, or with a NaN or infinite
+    coordinate, is dropped.
+
+    Args:
+        points: `[B, N, 3]`, or `[N, 3]` unbatched, in metres or any other unit; any strides, any number of points up to
+            2^31 - 1 a cloud, also none. float64, float32, float16, bfloat16.
+        features: `[B, N, C]` (`[N, C]` unbatched), in a floating dtype that need not be the points'. None, or not
+            read, for `"occupancy"` and `"count"`.
+        origin: the lowest corner of the grid, 3 numbers in the unit of `points`.
+        voxel_size: the edges of a voxel, 3 numbers, or 1 for a cube; positive.
+        grid_size: voxels along `x`, `y` and `z`, each at least 1.
+        reduce: what a voxel says of its points.
+
+            ==========  ===============================================  =================  ===============
+            occupancy   whether it has any                               `[B, X, Y, Z]`     bool
+            count       how many                                         `[B, X, Y, Z]`     int32
+            sum         the exact sum of their features, rounded once    `[B, C, X, Y, Z]`  as the features
+            mean        that exact sum over their number, rounded once   `[B, C, X, Y, Z]`  as the features
+            max, min    their greatest, their least feature              `[B, C, X, Y, Z]`  as the features
+            ==========  ===============================================  =================  ===============
+
+            An empty voxel is False or 0. `sum` and `mean` are exact whatever cancels: `1e30 + 1 - 1e30` is 1; a sum of
+            exactly zero is +0. A NaN feature makes its voxel NaN in all four, opposite infinities in `sum` and `mean`.
+            For `max` and `min` -0 is less than +0.
+        lengths: `[B]` (`[1]` unbatched), int32 or int64, from 0 to `N`: how many points of each cloud are valid; what
+            lies past them is not read. None: all.
+
+    Returns:
+        A contiguous tensor of that shape, without `B` for unbatched points. The same bits on CPU and CUDA, for any
+        number of threads, from run to run, and for any order of the points.
+
+    Differentiable in `features`, any number of times: `sum` sends a point the gradient of its voxel, `mean` that over
+    the number of points, `max` and `min` all of it to the first point, by index, that holds the extremum. Points get no
+    gradient: their voxels are constant almost everywhere.
+
+    Raises:
+        ValueError: a shape or value is wrong. Lengths are checked on the CPU; on CUDA, where reading them would stop
+            the stream, only with `ROBOCACHE_CHECK=1` in the environment, and clamped otherwise.
+        TypeError: a dtype is wrong.
+        NotImplementedError: the device has no backend in this library.
+
+    Sources: the voxel rule is NumPy's `floor` and IEEE 754 division. Exact sums as in `math.fsum`: errors by Knuth's
+    two-sum (The Art of Computer Programming, volume 2), else a fixed-point sum over all exponents as in Kulisch,
+    "Computer Arithmetic and Validity" (2008).
+
+    Example:
+        >>> import torch, robocache
+        >>> points = torch.tensor([[0.1, 0.2, 0.0], [0.4, 0.1, 0.3], [-0.2, 0.7, 0.0], [9.0, 0.0, 0.0]])  # metres
+        >>> box = {"origin": (-0.5, 0.0, 0.0), "voxel_size": (0.5,), "grid_size": (2, 2, 1)}
+        >>> robocache.voxelize(points, None, **box, reduce="count").squeeze(-1)
+        tensor([[0, 1],
+                [2, 0]], dtype=torch.int32)
+        >>> intensity = torch.tensor([[1.0], [2.0], [5.0], [7.0]])
+        >>> robocache.voxelize(points, intensity, **box, reduce="mean").squeeze(-1)
+        tensor([[[0.0000, 5.0000],
+                 [1.5000, 0.0000]]])
+    """
+    result: Tensor = torch.ops.robocache.voxelize(
+        points, features, origin, voxel_size, grid_size, reduce=reduce, lengths=lengths
+    )
+    return result
+
+
+def voxelize_sparse(
+    points: Tensor,  # [B, N, 3] or [N, 3], metres
+    features: Tensor | None,  # [B, N, C] or [N, C]
+    origin: Sequence[float],  # 3 numbers, metres
+    voxel_size: Sequence[float],  # 1 or 3 numbers, metres
+    grid_size: Sequence[int],  # 3 numbers, each at most 2^21
+    *,
+    reduce: str = "mean",
+    capacity: int = -1,
+    lengths: Tensor | None = None,  # [B]
+) -> SparseVoxels:
+    """Turns point clouds into rows for the occupied voxels only: memory grows with the points, not with the grid.
+
+    Which voxel a point is in, what `reduce` means, and what is dropped is as for :func:`voxelize`; the values are its
+    bits.
+
+    Args:
+        points: `[B, N, 3]` or `[N, 3]`, as for :func:`voxelize`.
+        features: `[B, N, C]` or `[N, C]`, as for :func:`voxelize`; None: `values` has no columns.
+        origin: the lowest corner of the grid, 3 numbers in the unit of `points`.
+        voxel_size: the edges of a voxel, 3 numbers, or 1 for a cube; positive.
+        grid_size: voxels along `x`, `y` and `z`, each from 1 to 2^21.
+        reduce: `"sum"`, `"mean"`, `"max"` or `"min"`; with `"occupancy"` and `"count"` `values` has no columns.
+        capacity: -1: as many rows as there are occupied voxels, which on CUDA waits for the device once. Else the
+            number of rows, whatever the points are, without waiting, so that the call can be captured in a CUDA graph:
+            rows that are left over have coords -1, values 0 and counts 0; voxels past the capacity, in the order of the
+            rows, are dropped, and their points have no row.
+        lengths: `[B]` (`[1]` unbatched), int32 or int64, from 0 to `N`: valid points of each cloud. None: all.
+
+    Returns:
+        A named tuple, its rows ordered by `(b, x, y, z)`:
+
+        * `coords` `[M, 4]` int32, `(b, x, y, z)`; `b` is 0 for unbatched points.
+        * `values` `[M, C]` in the dtype of `features` (`[M, 0]`, in the dtype of `points`, without features).
+        * `counts` `[M]` int32, the points of each voxel.
+        * `point_voxel` `[B, N]` (`[N]` unbatched) int64, the row of each point's voxel, or -1 for a dropped point.
+        * `num_voxels` `[1]` int64, the occupied voxels, those past the capacity too.
+
+        The same bits on CPU and CUDA, for any number of threads and from run to run. The order of the points matters
+        to `point_voxel` only.
+
+    Differentiable in `features` through `values`, any number of times, as :func:`voxelize` is. Points get no gradient.
+
+    Raises:
+        ValueError: a shape or value is wrong; lengths are checked as by :func:`voxelize`.
+        TypeError: a dtype is wrong.
+        NotImplementedError: the device has no backend in this library.
+
+    Sources: :func:`voxelize`'s; rows by a stable radix sort (Knuth, The Art of Computer Programming, volume 3).
+
+    Example:
+        >>> import torch, robocache
+        >>> points = torch.tensor([[0.1, 0.2, 0.0], [-0.2, 0.7, 0.0], [0.4, 0.1, 0.3], [float("nan"), 0.0, 0.0]])
+        >>> box = {"origin": (-0.5, 0.0, 0.0), "voxel_size": (0.5,), "grid_size": (2, 2, 1)}
+        >>> voxels = robocache.voxelize_sparse(points, torch.tensor([[1.0], [5.0], [2.0], [7.0]]), **box)
+        >>> voxels.coords
+        tensor([[0, 0, 1, 0],
+                [0, 1, 0, 0]], dtype=torch.int32)
+        >>> voxels.values.flatten(), voxels.counts, voxels.point_voxel
+        (tensor([5.0000, 1.5000]), tensor([1, 2], dtype=torch.int32), tensor([ 1,  0,  1, -1]))
+    """
+    found = torch.ops.robocache.voxelize_sparse(
+        points, features, origin, voxel_size, grid_size, reduce=reduce, capacity=capacity, lengths=lengths
+    )
+    return SparseVoxels(*found)

@@ -13,5 +13,7 @@ reading over speed. What they promise is the contract's page; where a rule needs
 from robocache.reference.fuse import fuse
 from robocache.reference.mask import resample_mask
 from robocache.reference.resample import resample
+from robocache.reference.voxelize import voxelize
+from robocache.reference.voxelize_sparse import voxelize_sparse
 
-__all__ = ["fuse", "resample", "resample_mask"]
+__all__ = ["fuse", "resample", "resample_mask", "voxelize", "voxelize_sparse"]
