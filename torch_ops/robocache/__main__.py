@@ -1,4 +1,4 @@
-"""The command `robocache`: align a log, look after the installation, tell CMake where the package lies."""
+"""The command `robocache`: align a log, voxelize a cloud, look after the installation, tell CMake where it lies."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from importlib.metadata import PackageNotFoundError, version
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a subcommand or prints what an option asks for; returns the exit status."""
-    parser = argparse.ArgumentParser("robocache", description="Robot time series on one clock, inside PyTorch.")
+    parser = argparse.ArgumentParser("robocache", description="Robot time series on one clock, clouds in one grid.")
     parser.add_argument("--version", action="store_true", help="print the version of the package")
     parser.add_argument("--cmake-prefix", action="store_true", help="print the folder for CMAKE_PREFIX_PATH")
-    parser.add_argument("command", nargs="?", choices=("align", "doctor"), metavar="{align,doctor}",
-                        help="align: a multi-rate log to tensors on one clock; doctor: what is installed, what is "
-                        "wrong and how to mend it; each has its own --help")  # fmt: skip
+    parser.add_argument("command", nargs="?", choices=("align", "voxelize", "doctor"),
+                        metavar="{align,voxelize,doctor}",
+                        help="align: a multi-rate log to tensors on one clock; voxelize: point clouds to a grid; "
+                        "doctor: what is installed, wrong, and how to mend it; each has its own --help")  # fmt: skip
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     # Imports wait for their command: doctor and --cmake-prefix must run where the library or a reader is missing.
@@ -29,6 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from robocache.align import main as align
 
         return align(args.rest)
+    elif args.command == "voxelize":
+        from robocache.cloud import main as voxelize
+
+        return voxelize(args.rest)
     elif args.command == "doctor":
         from robocache.doctor import main as doctor
 
