@@ -45,6 +45,11 @@ std::string_view view(rust::Str text) {
   return {text.data(), text.size()};
 }
 
+template <typename Number>
+c10::ArrayRef<Number> numbers(rust::Slice<const Number> slice) {
+  return {slice.data(), slice.size()};
+}
+
 const at::Tensor& tensor(std::size_t address) {
   return *reinterpret_cast<const at::Tensor*>(address);
 }
@@ -103,6 +108,40 @@ std::size_t tch_fuse(
     return owned(
         fuse(tensors(values), tensors(source_times), tensor(target_times), view(mode), view(outside),
              optional_tensor(source_lengths)));
+  });
+}
+
+std::size_t tch_voxelize(
+    std::size_t points,
+    std::size_t features,
+    rust::Slice<const double> origin,
+    rust::Slice<const double> voxel_size,
+    rust::Slice<const std::int64_t> grid_size,
+    rust::Str reduce,
+    std::size_t lengths) {
+  return with_kind([&] {
+    return owned(voxelize(
+        tensor(points), optional_tensor(features), numbers(origin), numbers(voxel_size), numbers(grid_size),
+        view(reduce), optional_tensor(lengths)));
+  });
+}
+
+core::SparseVoxels tch_voxelize_sparse(
+    std::size_t points,
+    std::size_t features,
+    rust::Slice<const double> origin,
+    rust::Slice<const double> voxel_size,
+    rust::Slice<const std::int64_t> grid_size,
+    rust::Str reduce,
+    std::int64_t capacity,
+    std::size_t lengths) {
+  return with_kind([&] {
+    const SparseVoxels found = voxelize_sparse(
+        tensor(points), optional_tensor(features), numbers(origin), numbers(voxel_size), numbers(grid_size),
+        view(reduce), capacity, optional_tensor(lengths));
+    return core::SparseVoxels{
+        owned(found.coords), owned(found.values), owned(found.counts), owned(found.point_voxel),
+        owned(found.num_voxels)};
   });
 }
 

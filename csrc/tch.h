@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include "rust/cxx.h"
 
@@ -10,6 +11,7 @@ namespace robocache {
 
 namespace core {
 struct MaxGap;
+struct SparseVoxels;
 }
 
 // robocache::resample through the dispatcher, on the at::Tensor that each tch::Tensor points to, by address; returns
@@ -39,5 +41,26 @@ std::size_t tch_fuse(
     rust::Str mode,
     rust::Str outside,
     std::size_t source_lengths); // [B, K], or 0
+
+// robocache::voxelize likewise.
+std::size_t tch_voxelize(
+    std::size_t points, // [B, N, 3] or [N, 3]
+    std::size_t features, // [B, N, C] or [N, C], or 0
+    rust::Slice<const double> origin, // 3
+    rust::Slice<const double> voxel_size, // 1 or 3
+    rust::Slice<const std::int64_t> grid_size, // 3
+    rust::Str reduce,
+    std::size_t lengths); // [B], or 0: all N points are valid
+
+// robocache::voxelize_sparse likewise: each tensor of the result by address, owned by the caller.
+core::SparseVoxels tch_voxelize_sparse(
+    std::size_t points, // [B, N, 3] or [N, 3]
+    std::size_t features, // [B, N, C] or [N, C], or 0
+    rust::Slice<const double> origin, // 3
+    rust::Slice<const double> voxel_size, // 1 or 3
+    rust::Slice<const std::int64_t> grid_size, // 3
+    rust::Str reduce,
+    std::int64_t capacity, // rows, or -1
+    std::size_t lengths); // [B], or 0
 
 } // namespace robocache

@@ -10,24 +10,21 @@
 #include "timeline.h"
 
 namespace robocache {
+
+void check_floating(const char* op, const char* argument, const Tensor& tensor) {
+  const auto type = tensor.scalar_type();
+  TORCH_CHECK_TYPE(
+      type == at::kDouble || type == at::kFloat || type == at::kHalf || type == at::kBFloat16, op, ": ", argument,
+      " must be float64, float32, float16 or bfloat16, got ", dtype_name(type));
+}
+
 namespace {
 
 constexpr int64_t MOST_POINTS = 2147483647; // counts are int32
 
-bool is_floating(const Tensor& tensor) {
-  const auto type = tensor.scalar_type();
-  return type == at::kDouble || type == at::kFloat || type == at::kHalf || type == at::kBFloat16;
-}
-
 // A size, or -1 where only a run will know it.
 int64_t known(const c10::SymInt& size) {
   return size.maybe_as_int().value_or(-1);
-}
-
-void check_floating(const char* op, const char* argument, const Tensor& tensor) {
-  TORCH_CHECK_TYPE(
-      is_floating(tensor), op, ": ", argument, " must be float64, float32, float16 or bfloat16, got ",
-      dtype_name(tensor.scalar_type()));
 }
 
 void check_features(const char* op, const Tensor& features, const Tensor& points, const Space& space) {
@@ -62,7 +59,8 @@ Space check_voxelize(
   TORCH_CHECK_VALUE(
       (points.dim() == 2 || points.dim() == 3) && same(points.sym_size(-1), 3), op,
       ": points must have shape [B, N, 3] or [N, 3], got ", shape_text(points.sym_sizes()));
-  Space space{points.dim() == 3, points.dim() == 3 ? points.sym_size(0) : c10::SymInt(1), points.sym_size(-2), 1, false};
+  const bool batched = points.dim() == 3;
+  Space space{batched, batched ? points.sym_size(0) : c10::SymInt(1), points.sym_size(-2), 1, false};
   TORCH_CHECK_VALUE(
       known(space.points) <= MOST_POINTS, op, ": points must have at most ", MOST_POINTS, " points a cloud, got ",
       size_text(space.points));
@@ -120,7 +118,8 @@ at::ScalarType result_type(std::string_view reduce, const Tensor& features) {
 
 Tensor workspace_of(
     const Tensor& points, const Space& space, at::IntArrayRef grid_size, std::string_view reduce, bool backward) {
-  const auto batch = static_cast<size_t>(space.batch.expect_int()), count = static_cast<size_t>(space.points.expect_int());
+  const auto batch = static_cast<size_t>(space.batch.expect_int());
+  const auto count = static_cast<size_t>(space.points.expect_int());
   const size_t bytes = rust_call([&] {
     return core::voxelize_workspace(batch, count, slice(grid_size), str(reduce), backward, place(points.device()));
   });

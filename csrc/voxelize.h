@@ -1,4 +1,4 @@
-// What the files of voxelize and voxelize_sparse share: the meaning of the axes, checks, and the differentiable operators.
+// What the files of voxelize and voxelize_sparse share: the meaning of the axes, checks, the differentiable operators.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -44,6 +44,9 @@ Space check_voxelize(
     std::string_view reduce,
     int64_t capacity,
     const Optional& lengths); // [B]
+
+// Refuses another type than the four that are computed with.
+void check_floating(const char* op, const char* argument, const Tensor& tensor);
 
 // ROBOCACHE_CHECK=1: reads the lengths of a CUDA call back to the host.
 void check_length_data(const char* op, const Tensor& points, const Optional& lengths);

@@ -65,6 +65,7 @@ Rows voxelize_sparse_rows(
 // The rows of a call: dense, on one device.
 void check_rows(
     const char* op,
+    const char* first_argument,
     const Tensor& first,
     const Tensor& coords,
     const Tensor& counts,
@@ -78,7 +79,7 @@ void check_rows(
   const auto check_int = [&](const char* name, const Tensor& tensor) {
     TORCH_CHECK_TYPE(
         tensor.scalar_type() == at::kInt, op, ": ", name, " must be int32, got ", dtype_name(tensor.scalar_type()));
-    check_device(op, name, tensor, "coords", first);
+    check_device(op, name, tensor, first_argument, first);
   };
   check_int("coords", coords);
   check_int("counts", counts);
@@ -90,10 +91,8 @@ void check_rows(
   check_shape(op, "starts", starts, {counts.sym_size(0)});
 }
 
-void check_floating(const char* op, const char* name, const Tensor& tensor, int64_t dim) {
-  TORCH_CHECK_TYPE(
-      tensor.is_floating_point(), op, ": ", name, " must be float64, float32, float16 or bfloat16, got ",
-      dtype_name(tensor.scalar_type()));
+void check_axes(const char* op, const char* name, const Tensor& tensor, int64_t dim) {
+  check_floating(op, name, tensor);
   TORCH_CHECK_VALUE(
       tensor.dim() == dim, op, ": ", name, " must have ", dim, " axes, got shape ", shape_text(tensor.sym_sizes()));
 }
@@ -108,8 +107,8 @@ c10::SymDimVector check_values(
     std::string_view reduce,
     const Optional& tangent) {
   const char* op = "voxelize_sparse_values";
-  check_rows(op, features, coords, counts, order, starts, reduce);
-  check_floating(op, "features", features, 3);
+  check_rows(op, "features", features, coords, counts, order, starts, reduce);
+  check_axes(op, "features", features, 3);
   check_shape(op, "features", features, {order.sym_size(0), order.sym_size(1), features.sym_size(2)});
   if (tangent.has_value()) {
     check_same_dtype(op, "tangent", *tangent, "features", features);
@@ -165,8 +164,8 @@ c10::SymDimVector check_backward(
     const Tensor& point_voxel,
     std::string_view reduce) {
   const char* op = "voxelize_sparse_backward";
-  check_rows(op, grad, coords, counts, order, starts, reduce);
-  check_floating(op, "grad", grad, 2);
+  check_rows(op, "grad", grad, coords, counts, order, starts, reduce);
+  check_axes(op, "grad", grad, 2);
   check_shape(op, "grad", grad, {counts.sym_size(0), grad.sym_size(1)});
   TORCH_CHECK_TYPE(
       point_voxel.scalar_type() == at::kLong, op, ": point_voxel must be int64, got ",
@@ -260,8 +259,8 @@ int64_t voxelize_sparse_workspace(int64_t batch, int64_t points, at::IntArrayRef
 } // namespace
 } // namespace robocache
 
-// voxelize_sparse_rows has no C++ Meta kernel: how many rows it makes is known only to a run, and Python's fake kernel can
-// say so (torch_ops/robocache/_fake.py). It has no derivative, so autograd falls through.
+// voxelize_sparse_rows has no C++ Meta kernel: how many rows it makes is known only to a run, and Python's fake kernel
+// can say so (torch_ops/robocache/_fake.py). It has no derivative, so autograd falls through.
 
 TORCH_LIBRARY_FRAGMENT(robocache, m) {
   m.def(

@@ -77,8 +77,8 @@ __device__ void count(const VoxelizePointsParams& p) {
   if (p.places != nullptr) p.places[tile.cloud * p.clouds.points_count + point] = place;
 }
 
-// Threads: one for 16 cells in four places, so that each access of a warp is whole; a block takes the places of its cells
-// together.
+// Threads: one for 16 cells in four places, so that each access of a warp is whole; a block takes the places of its
+// cells together.
 __device__ void starts(const VoxelizeStartsParams& p) {
   __shared__ int of_warp[BLOCK / WARP];
   __shared__ int first;
@@ -189,33 +189,33 @@ extern "C" __global__ void __launch_bounds__(BLOCK) voxelize_starts(const __grid
   starts(p);
 }
 
-#define POINTS(NAME, P)                                                                                               \
-  extern "C" __global__ void __launch_bounds__(BLOCK)                                                                 \
-      voxelize_occupancy_##NAME(const __grid_constant__ VoxelizePointsParams p) {                                     \
-    occupancy<P>(p);                                                                                                  \
-  }                                                                                                                   \
-  extern "C" __global__ void __launch_bounds__(BLOCK)                                                                 \
-      voxelize_count_##NAME(const __grid_constant__ VoxelizePointsParams p) {                                         \
-    count<P>(p);                                                                                                      \
-  }                                                                                                                   \
-  extern "C" __global__ void __launch_bounds__(BLOCK)                                                                 \
-      voxelize_order_##NAME(const __grid_constant__ VoxelizeOrderParams p) {                                          \
-    order<P>(p);                                                                                                      \
+#define POINTS(NAME, P)                                                                                                \
+  extern "C" __global__ void __launch_bounds__(BLOCK)                                                                  \
+      voxelize_occupancy_##NAME(const __grid_constant__ VoxelizePointsParams p) {                                      \
+    occupancy<P>(p);                                                                                                   \
+  }                                                                                                                    \
+  extern "C" __global__ void __launch_bounds__(BLOCK)                                                                  \
+      voxelize_count_##NAME(const __grid_constant__ VoxelizePointsParams p) {                                          \
+    count<P>(p);                                                                                                       \
+  }                                                                                                                    \
+  extern "C" __global__ void __launch_bounds__(BLOCK)                                                                  \
+      voxelize_order_##NAME(const __grid_constant__ VoxelizeOrderParams p) {                                           \
+    order<P>(p);                                                                                                       \
   }
 POINTS(f64, double)
 POINTS(f32, float)
 POINTS(f16, __half)
 POINTS(bf16, __nv_bfloat16)
 
-#define SPREAD(NAME, P, V)                                                                                            \
-  extern "C" __global__ void __launch_bounds__(BLOCK)                                                                 \
-      voxelize_spread_##NAME(const __grid_constant__ VoxelizeSpreadParams p) {                                        \
-    spread<P, V>(p);                                                                                                  \
+#define SPREAD(NAME, P, V)                                                                                             \
+  extern "C" __global__ void __launch_bounds__(BLOCK)                                                                  \
+      voxelize_spread_##NAME(const __grid_constant__ VoxelizeSpreadParams p) {                                         \
+    spread<P, V>(p);                                                                                                   \
   }
-#define SPREADS(NAME, P)                                                                                              \
-  SPREAD(NAME##_f64, P, double)                                                                                       \
-  SPREAD(NAME##_f32, P, float)                                                                                        \
-  SPREAD(NAME##_f16, P, __half)                                                                                       \
+#define SPREADS(NAME, P)                                                                                               \
+  SPREAD(NAME##_f64, P, double)                                                                                        \
+  SPREAD(NAME##_f32, P, float)                                                                                         \
+  SPREAD(NAME##_f16, P, __half)                                                                                        \
   SPREAD(NAME##_bf16, P, __nv_bfloat16)
 SPREADS(f64, double)
 SPREADS(f32, float)

@@ -1,10 +1,10 @@
-// What the points of a voxel come to: their exact sum or mean, or the first that holds the extremum; for the dense grids
-// of voxelize and the rows of voxelize_sparse.
+// What the points of a voxel come to: their exact sum or mean, or the first that holds the extremum; for the dense
+// grids of voxelize and the rows of voxelize_sparse.
 //
-// Threads: a block takes 1024 neighbouring rows (voxels) and as many channels as fill a sector of 32 bytes. It lists the
-// rows that have points, a thread takes a channel of one of them, and a dense result is put together in shared memory, so
-// that all of it is written in order. A row of many points is taken by a warp. Sums are exact and an extremum's holder is the lowest index, so that
-// neither the order of the points nor who adds them matters.
+// Threads: a block takes 1024 neighbouring rows (voxels) and as many channels as fill a sector of 32 bytes. It lists
+// the rows that have points, a thread takes a channel of one of them, and a dense result is put together in shared
+// memory, so that all of it is written in order. A row of many points is taken by a warp. Sums are exact and an
+// extremum's holder is the lowest index, so that neither the order of the points nor who adds them matters.
 
 #include "exact.cuh"
 #include "grid.cuh"
@@ -238,7 +238,8 @@ struct Picked {
 // Writes the staged rows, four neighbours at a time where the layout allows it.
 template <class V>
 __device__ void write_staged(
-    const VoxelizeRowsParams& p, const Tile& tile, i64 first_channel, int channels, const V (&staged)[CHANNELS<V>][TILE]) {
+    const VoxelizeRowsParams& p, const Tile& tile, i64 first_channel, int channels,
+    const V (&staged)[CHANNELS<V>][TILE]) {
   using Four = Vector<V, EACH>;
   const i64 place = tile.index * TILE + threadIdx.x * EACH;
   V* output = static_cast<V*>(p.output) + tile.cloud * p.strides[0] + first_channel * p.strides[1] + place;
@@ -294,18 +295,18 @@ __device__ void reduce_rows(const VoxelizeRowsParams& p) {
 
 }  // namespace
 
-#define ROWS(NAME, V)                                                                                                 \
-  extern "C" __global__ void __launch_bounds__(BLOCK)                                                                 \
-      voxelize_sum_##NAME(const __grid_constant__ VoxelizeRowsParams p) {                                             \
-    reduce_rows<V, Summed<V>>(p);                                                                                                   \
-  }                                                                                                                   \
-  extern "C" __global__ void __launch_bounds__(BLOCK)                                                                 \
-      voxelize_pick_##NAME(const __grid_constant__ VoxelizeRowsParams p) {                                            \
-    reduce_rows<V, Picked<V, false>>(p);                                                                                           \
-  }                                                                                                                   \
-  extern "C" __global__ void __launch_bounds__(BLOCK)                                                                 \
-      voxelize_send_##NAME(const __grid_constant__ VoxelizeRowsParams p) {                                            \
-    reduce_rows<V, Picked<V, true>>(p);                                                                                            \
+#define ROWS(NAME, V)                                                                                                  \
+  extern "C" __global__ void __launch_bounds__(BLOCK)                                                                  \
+      voxelize_sum_##NAME(const __grid_constant__ VoxelizeRowsParams p) {                                              \
+    reduce_rows<V, Summed<V>>(p);                                                                                      \
+  }                                                                                                                    \
+  extern "C" __global__ void __launch_bounds__(BLOCK)                                                                  \
+      voxelize_pick_##NAME(const __grid_constant__ VoxelizeRowsParams p) {                                             \
+    reduce_rows<V, Picked<V, false>>(p);                                                                               \
+  }                                                                                                                    \
+  extern "C" __global__ void __launch_bounds__(BLOCK)                                                                  \
+      voxelize_send_##NAME(const __grid_constant__ VoxelizeRowsParams p) {                                             \
+    reduce_rows<V, Picked<V, true>>(p);                                                                                \
   }
 ROWS(f64, double)
 ROWS(f32, float)

@@ -1,8 +1,8 @@
 // voxelize_sparse: a stable radix sort of each cloud's points by voxel, then a row for each voxel in that order.
 //
-// A key is a cell of the grid, or the number of cells for a dropped point, which so comes last. A block of the sort takes
-// 2048 neighbouring points of one cloud, a warp 256 of them in 8 rounds. A pass over 8 bits takes three launches: `count`
-// the digits of each tile, `scan` them over the tiles, `shift` the keys.
+// A key is a cell of the grid, or the number of cells for a dropped point, which so comes last. A block of the sort
+// takes 2048 neighbouring points of one cloud, a warp 256 of them in 8 rounds. A pass over 8 bits takes three
+// launches: `count` the digits of each tile, `scan` them over the tiles, `shift` the keys.
 
 #include "exact.cuh"
 #include "grid.cuh"
@@ -284,9 +284,9 @@ __device__ void spread(const VoxelizeSparseSpreadParams& p) {
 
 }  // namespace
 
-#define KERNEL(NAME, PARAMS, BODY)                                                                                    \
-  extern "C" __global__ void __launch_bounds__(BLOCK) voxelize_sparse_##NAME(const __grid_constant__ PARAMS p) {      \
-    BODY(p);                                                                                                          \
+#define KERNEL(NAME, PARAMS, BODY)                                                                                     \
+  extern "C" __global__ void __launch_bounds__(BLOCK) voxelize_sparse_##NAME(const __grid_constant__ PARAMS p) {       \
+    BODY(p);                                                                                                           \
   }
 KERNEL(keys_f64, VoxelizeSparseKeysParams, keys<double>)
 KERNEL(keys_f32, VoxelizeSparseKeysParams, keys<float>)

@@ -3,6 +3,10 @@
 //! They go through torch's dispatcher, so autograd records them and every device works; linking this crate registers
 //! the operators, so a [`tch::CModule`](::tch::CModule) that calls `torch.ops.robocache.*` runs too.
 
+mod voxelize;
+
+pub use voxelize::{SparseVoxels, VoxelizeOptions, VoxelizeSparseOptions, voxelize, voxelize_sparse};
+
 use crate::error::{Error, Result};
 use crate::ffi::bridge;
 use crate::ops::resample_mask::MaxGap;
@@ -174,9 +178,17 @@ pub fn fuse(
 /// The tensor that C++ made, or the error that it threw.
 fn owned(result: std::result::Result<usize, cxx::Exception>) -> Result<Tensor> {
     let result = result.map_err(|exception| error(exception.what()))?;
-    // SAFETY: the address is that of a new C++ tensor with no other owner, which tch::Tensor deletes when it is
-    // dropped.
-    Ok(unsafe { Tensor::from_ptr(result as *mut _) })
+    // SAFETY: C++ made this tensor for the caller alone.
+    Ok(unsafe { adopted(result) })
+}
+
+/// A tensor that C++ made.
+///
+/// # Safety
+/// The address is that of a new C++ tensor with no other owner: tch::Tensor deletes it when it is dropped.
+unsafe fn adopted(address: usize) -> Tensor {
+    // SAFETY: as the caller promises.
+    unsafe { Tensor::from_ptr(address as *mut _) }
 }
 
 /// Where the C++ tensor behind a [`Tensor`] lies.

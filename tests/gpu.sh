@@ -32,10 +32,10 @@ battery=("$python" -m pytest -q -m gpu -p no:cacheprovider --tb=short -rs --time
 "$python" -m robocache doctor || exit 1
 # A compiler's crash must not hide the rest: what compiles code of its own runs in a process of its own. The command
 # line's tests need readers that such a machine may lack, and none of them runs on the GPU.
-step battery "${battery[@]}" tests/torch --ignore-glob='*test_align*' --ignore=tests/torch/test_docs.py \
-  --ignore=tests/torch/test_compile.py --ignore=tests/torch/test_export.py
-step compile "${battery[@]}" tests/torch/test_compile.py
-step export "${battery[@]}" tests/torch/test_export.py
+step battery "${battery[@]}" tests/torch --ignore-glob='*test_align*' --ignore-glob='*_cli.py' \
+  --ignore-glob='*_readers.py' --ignore=tests/torch/test_docs.py --ignore-glob='*_compile.py' --ignore-glob='*_export.py'
+step compile "${battery[@]}" tests/torch/test_compile.py tests/torch/test_voxelize_compile.py
+step export "${battery[@]}" tests/torch/test_export.py tests/torch/test_voxelize_export.py
 
 if command -v compute-sanitizer > /dev/null; then
   # Small random cases over every dtype, mode and layout; torch's caching allocator would hide an overrun.

@@ -1,7 +1,7 @@
 //! The functions of the bridge: operands become views, errors become texts with their kind in front.
 
 use super::bridge::{Kind, MaxGap, Operand, Place};
-use super::dtype;
+use super::operand::dtype;
 use crate::error::{Error, Result};
 use crate::ops::modes::{self, Modes};
 use crate::ops::resample::derivatives;

@@ -2,7 +2,7 @@
 
 use super::bridge::{Kind, Operand, Place};
 use super::calls::{Told, told};
-use super::dtype;
+use super::operand::dtype;
 use crate::error::Error;
 use crate::ops::voxelize::reduce::Reduce;
 use crate::ops::voxelize::{self as space, grid};

@@ -6,6 +6,7 @@
 #include <torch/csrc/jit/serialization/pickle.h>
 
 #include <fstream>
+#include <iostream>
 #include <iterator>
 #include <stdexcept>
 #include <string>
@@ -39,4 +40,18 @@ inline bool same_bits(const at::Tensor& a, const at::Tensor& b) {
   };
   const auto nan = [](const at::Tensor& tensor) { return tensor.detach().cpu().reshape({-1, 1}).isnan(); };
   return a.numel() == 0 || ((bytes(a) == bytes(b)) | (nan(a) & nan(b))).all().item<bool>();
+}
+
+// Throws where an output differs from the one that Python has saved, else says how many there are.
+inline void compare(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& expected) {
+  if (outputs.size() != expected.size()) {
+    throw std::runtime_error(
+        "there must be " + std::to_string(expected.size()) + " outputs, got " + std::to_string(outputs.size()));
+  }
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    if (!same_bits(outputs[i], expected[i])) {
+      throw std::runtime_error("output " + std::to_string(i) + " must equal Python's bit for bit, got other bits");
+    }
+  }
+  std::cout << outputs.size() << " output(s) equal, bit for bit\n";
 }

@@ -21,19 +21,7 @@ int main(int argc, char** argv) {
     for (at::Tensor& input : inputs) {
       input = input.to(device);
     }
-    const std::vector<at::Tensor> outputs = loader.run(inputs);
-    const std::vector<at::Tensor> expected = load_tensors(argv[3]);
-    if (outputs.size() != expected.size()) {
-      std::cerr << "the package must give " << expected.size() << " outputs, got " << outputs.size() << "\n";
-      return 1;
-    }
-    for (size_t i = 0; i < outputs.size(); ++i) {
-      if (!same_bits(outputs[i], expected[i])) {
-        std::cerr << "output " << i << " must equal Python's bit for bit, got other bits\n";
-        return 1;
-      }
-    }
-    std::cout << outputs.size() << " output(s) equal, bit for bit\n";
+    compare(loader.run(inputs), load_tensors(argv[3]));
   } catch (const std::exception& error) {
     std::cerr << error.what() << "\n";
     return 1;

@@ -5,10 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 import re
 import shutil
-import subprocess
 import sys
 import zlib
 from collections.abc import Iterator
@@ -18,58 +16,19 @@ from typing import Any
 import pytest
 import robocache
 import torch
+from programs import CXX, ROOT, attempt, configure, described, run
 from robocache.nn import Fuse, Resample
 from torch import Tensor, nn
 
-ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
 
 import policy  # noqa: E402
 
-CXX = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
 pytestmark = pytest.mark.skipif(CXX is None, reason="no C++ compiler on this machine: nothing can be built")
 
 TENSORS = ("values", "source_times", "target_times", "source_lengths")
 BATCH = 3
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
-
-
-def attempt(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    """The command's status and what it writes; cmake, ninja and python are those of this environment."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    words = [str(word) for word in command]
-    return subprocess.run(words, text=True, capture_output=True, env={**os.environ, "PATH": path}, check=False)
-
-
-def run(*command: str | Path) -> str:
-    """What the command prints; its failure shows all that it wrote."""
-    done = attempt(*command)
-    assert done.returncode == 0, f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
-def configure(source: Path, folder: Path, prefix: str | Path) -> subprocess.CompletedProcess[str]:
-    return attempt("cmake", "-G", "Ninja", "-S", source, "-B", folder, f"-DCMAKE_PREFIX_PATH={prefix}")
-
-
-def build(source: str) -> Path:
-    """Configure and build a CMake project of this tree as its head says, with the prefix that the package prints."""
-    folder = ROOT / "target/cpp" / source.replace("/", "-")
-    prefix = run(sys.executable, "-m", "robocache", "--cmake-prefix").strip()
-    configured = configure(ROOT / source, folder, prefix)
-    assert configured.returncode == 0, configured.stderr
-    run("cmake", "--build", folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def examples() -> Path:
-    return build("examples/cpp")
-
-
-@pytest.fixture(scope="session")
-def programs() -> Path:
-    return build("tests/cpp")
 
 
 def test_run_policy_gives_the_actions_of_eager_python(examples: Path, tmp_path: Path) -> None:
@@ -213,18 +172,6 @@ def random_mask(time_dtype: torch.dtype, max_gap: float | int | None, shared: bo
         "source_lengths": lengths,
         "result": robocache.resample_mask(*times, max_gap=max_gap, source_lengths=lengths),
     }
-
-
-def described(spec: Any) -> Any:
-    """What a row of a table of errors gives for an argument: a tensor, a list of tensors, a text, a number or None."""
-    if isinstance(spec, list):
-        return [described(each) for each in spec]
-    if not isinstance(spec, dict):
-        return spec
-    dtype = getattr(torch, spec["dtype"])
-    if "data" not in spec:
-        return torch.ones(spec["shape"], dtype=dtype)
-    return torch.tensor(spec["data"], dtype=dtype).reshape(spec["shape"])
 
 
 def wrong_cases(operator: str) -> Iterator[dict[str, Any]]:

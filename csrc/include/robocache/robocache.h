@@ -10,3 +10,5 @@
 #include <robocache/fuse.h>
 #include <robocache/resample.h>
 #include <robocache/resample_mask.h>
+#include <robocache/voxelize.h>
+#include <robocache/voxelize_sparse.h>

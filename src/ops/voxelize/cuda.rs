@@ -251,7 +251,8 @@ unsafe fn group(
 ) -> Result<Parts> {
     let parts = Parts::new(plan, workspace);
     let (batch, points) = (clouds.batch(), clouds.points());
-    // SAFETY: the caller's promise: the workspace has these parts, which do not overlap; the params mirror the kernels'.
+    // SAFETY: the caller's promise: the workspace has these parts, which do not overlap; the params mirror the
+    // kernels'.
     unsafe {
         clear(op, workspace, plan.starts_at, stream)?;
         by_point(op, clouds, Reduce::Count, parts.counts, parts.places, stream)?;
@@ -290,8 +291,8 @@ pub(super) fn forward(
     stream: Stream,
 ) -> Result<()> {
     let cells = plan.cells * clouds.batch();
-    // SAFETY: the views borrow memory that torch keeps until this stream has run the kernels (`Place::cuda`); sizes of the
-    // output and the workspace are checked.
+    // SAFETY: the views borrow memory that torch keeps until this stream has run the kernels (`Place::cuda`); sizes of
+    // the output and the workspace are checked.
     unsafe {
         let Some(features) = features.filter(|_| reduce.reads_features()) else {
             clear(op, output, cells * if reduce == Reduce::Occupancy { 1 } else { 4 }, stream)?;

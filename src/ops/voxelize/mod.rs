@@ -1,8 +1,10 @@
-//! `voxelize`: what the points of a cloud say of each voxel of a grid. The contract, the checks and the choice of backend.
+//! `voxelize`: what the points of a cloud say of each voxel of a grid. The contract, the checks and the choice of
+//! backend.
 //!
-//! The voxel of a point is `floor((p - origin) / voxel_size)` along each axis, in the points' type (f32 for the halves),
-//! the division rounded as IEEE 754 says; [`grid`] has that rule. A point outside the grid, or with a NaN or infinite
-//! coordinate, is dropped. Sums are exact and rounded once ([`exact`]), so that no order of the points matters.
+//! The voxel of a point is `floor((p - origin) / voxel_size)` along each axis, in the points' type (f32 for the
+//! halves), the division rounded as IEEE 754 says; [`grid`] has that rule. A point outside the grid, or with a NaN or
+//! infinite coordinate, is dropped. Sums are exact and rounded once ([`exact`]), so that no order of the points
+//! matters.
 
 pub(crate) mod cpu;
 #[cfg(feature = "cuda")]
@@ -93,7 +95,8 @@ fn call_of<'a>(
     grid.check_result(op, points.size(0), read.map_or(1, |features| features.size(2)), item)?;
     let clouds = Clouds::new(op, points, grid, lengths)?;
     if let (Where::Cpu(_), Some(lengths)) = (place.0, lengths) {
-        // SAFETY: a place on the CPU goes with views of host memory (`View`'s constructors); `Clouds::new` checked them.
+        // SAFETY: a place on the CPU goes with views of host memory (`View`'s constructors); `Clouds::new` checked
+        // them.
         unsafe { grid::check_lengths(op, lengths, clouds.points())? };
     }
     Ok(Call { clouds, features: read, reduce: kind })
@@ -175,8 +178,8 @@ pub fn voxelize(
     forward(OP, &call, None, output, workspace, place)
 }
 
-/// The derivative of [`voxelize`] along a direction of the features: of `"max"` and `"min"` the tangent of the point that
-/// is the result; of `"sum"` and `"mean"` those of the tangent itself.
+/// The derivative of [`voxelize`] along a direction of the features: of `"max"` and `"min"` the tangent of the point
+/// that is the result; of `"sum"` and `"mean"` those of the tangent itself.
 ///
 /// * `tangent`: `[B, N, C]` (`[N, C]`), as the features.
 ///

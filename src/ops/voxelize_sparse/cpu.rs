@@ -70,8 +70,8 @@ pub(super) fn rows(
     let (batch, points) = (clouds.batch(), clouds.points());
     // A dropped point's key is one past every cell.
     let dropped = clouds.grid.cells().unwrap_or(u64::MAX);
-    // SAFETY: `voxelize_sparse_rows` checked the sizes of the outputs and of the workspace; any bits are numbers, and the
-    // parts do not overlap.
+    // SAFETY: `voxelize_sparse_rows` checked the sizes of the outputs and of the workspace; any bits are numbers, and
+    // the parts do not overlap.
     let (keys, orders, spare_keys, spare_order) = unsafe {
         std::ptr::write_bytes(workspace, 0, plan.bytes);
         order.write_bytes(0, batch * points);
@@ -241,8 +241,8 @@ fn spread<F: Feature>(
     threads.run(all, GRAIN.div_ceil(channels), &|range| {
         let output = &output;
         for point in range {
-            // SAFETY: `voxelize_sparse_backward` checked the views, dense but for `grad`; rows are within them, and each
-            // place of the output is written once.
+            // SAFETY: `voxelize_sparse_backward` checked the views, dense but for `grad`; rows are within them, and
+            // each place of the output is written once.
             unsafe {
                 let row = usize::try_from(*point_voxel.at::<i64>(point as isize)).ok().filter(|&row| row < rows.len());
                 let mean = row.filter(|_| reduce == Reduce::Mean);

@@ -129,8 +129,8 @@ pub(super) fn rows(
     if plan.passes % 2 == 1 {
         exchange(&mut sort);
     }
-    // SAFETY: the views borrow memory that torch keeps until this stream has run the kernels (`Place::cuda`); sizes of the
-    // outputs and the workspace are checked, its parts do not overlap, and the params mirror the kernels' structs.
+    // SAFETY: the views borrow memory that torch keeps until this stream has run the kernels (`Place::cuda`); sizes of
+    // the outputs and the workspace are checked, its parts do not overlap, and the params mirror the kernels' structs.
     unsafe {
         let keys =
             Keys { clouds: Points::new(clouds, launches.keys.tiles), keys: sort.keys, order: sort.order, dropped };

@@ -1,5 +1,5 @@
-//! `voxelize_sparse`: the occupied voxels only, in the order of `(cloud, x, y, z)`. The contract, the checks and the choice
-//! of backend.
+//! `voxelize_sparse`: the occupied voxels only, in the order of `(cloud, x, y, z)`. The contract, the checks and the
+//! choice of backend.
 //!
 //! It is three steps. [`voxelize_sparse_rows`] sorts the points of each cloud by voxel and counts the voxels;
 //! [`voxelize_sparse_fill`] then writes one row for each, once the number of rows is known or where it is fixed; and
@@ -47,7 +47,8 @@ pub fn voxelize_sparse_rows(
     let grid = Grid::new(OP, points.dtype(), origin, voxel_size, grid_size, Some(MOST_SPARSE))?;
     let clouds = Clouds::new(OP, points, grid, lengths)?;
     if let (Where::Cpu(_), Some(lengths)) = (place.0, lengths) {
-        // SAFETY: a place on the CPU goes with views of host memory (`View`'s constructors); `Clouds::new` checked them.
+        // SAFETY: a place on the CPU goes with views of host memory (`View`'s constructors); `Clouds::new` checked
+        // them.
         unsafe { grid::check_lengths(OP, lengths, clouds.points())? };
     }
     order.check(OP, DType::I32, [clouds.batch(), clouds.points(), 1])?;
@@ -126,7 +127,8 @@ pub fn voxelize_sparse_fill(
     }
 }
 
-/// Bytes that [`voxelize_sparse_rows`] and [`voxelize_sparse_fill`] borrow; they grow with the points, not with the grid.
+/// Bytes that [`voxelize_sparse_rows`] and [`voxelize_sparse_fill`] borrow; they grow with the points, not with the
+/// grid.
 ///
 /// # Errors
 /// [`Error::Value`] where no memory could hold it.
