@@ -51,11 +51,11 @@ test-emulator: setup  ## the CUDA kernels and their launches on an emulated driv
 	$(BIN)/python tests/emulator/build.py --output $(EMULATOR)/selftest --selftest
 	$(EMULATOR)/selftest/selftest
 	$(BIN)/python tests/emulator/build.py --output $(EMULATOR)/plain
-	$(CARGO) test --release --quiet --features cuda --test cuda \
+	$(CARGO) test --release --quiet --features cuda --test cuda --test cuda_voxelize \
 	  --config 'target."cfg(all())".runner = ["env", "LD_LIBRARY_PATH=$(CURDIR)/$(EMULATOR)/plain"]'
 	$(BIN)/python tests/emulator/build.py --output $(EMULATOR)/asan --sanitize address
 	ROBOCACHE_CASES=500 ROBOCACHE_EMULATOR_SEED=1 ASAN_OPTIONS=detect_leaks=0 \
-	  $(CARGO) test --release --quiet --features cuda --test cuda \
+	  $(CARGO) test --release --quiet --features cuda --test cuda --test cuda_voxelize \
 	  --config "target.\"cfg(all())\".runner = [\"env\", \"LD_LIBRARY_PATH=$(CURDIR)/$(EMULATOR)/asan\", \
 	  \"LD_PRELOAD=$$(g++ -print-file-name=libasan.so)\"]"
 
@@ -77,7 +77,7 @@ test-gpu:  ## the same tests on a CUDA machine with torch and the built library,
 	PYTHON="$(PYTHON)" bash tests/gpu.sh
 
 bench: build  ## the Rust core with criterion, then the operators beside their peers on this CPU
-	$(CARGO) bench --bench resample --bench fuse
+	$(CARGO) bench --bench resample --bench fuse --bench voxelize
 	$(BIN)/python benches/peers.py
 
 wheel: build  ## a wheel with the library inside, in target/wheel

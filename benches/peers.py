@@ -1,4 +1,4 @@
-"""Times `resample` and `fuse` beside eager PyTorch and `torch.compile`, after checking every answer, into a record.
+"""Times the operators beside eager PyTorch and `torch.compile`, after checking every answer, into a record.
 
     python benches/peers.py                      # this CPU, all threads that torch uses
     python benches/peers.py --device cuda        # CUDA graph replays over rotating inputs, cold and warm
@@ -6,7 +6,7 @@
 
 A line holds: op, case, dtype, direction, device, threads, impl, metric, median_us, p10_us, p90_us, bytes, command,
 versions. `bytes` is the least that the case moves: source rows that some target touches, the result, the times. A case
-of several streams is one of `fuse`; "resample + cat" is RoboCache without it.
+of several streams is one of `fuse`; "resample + cat" is RoboCache without it. Clouds are in `benches/clouds.py`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import clouds
 import robocache
 import torch
 from robocache import reference
 
-Call = Callable[[], torch.Tensor]
+Call = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,61 @@ class Case:
         streams = "+".join(f"{samples}x{channels}" for samples, channels in self.streams)
         return f"{self.batch}x{streams}->{self.targets}"
 
+    @property
+    def directions(self) -> tuple[str, ...]:
+        return "forward", "forward+backward"
 
-CASES = [
-    Case(32, ((500, 256),), 250, torch.float32),
-    Case(32, ((500, 256),), 250, torch.bfloat16),
-    Case(64, ((4096, 32),), 1024, torch.float32),
-    Case(8, ((250, 128),), 128, torch.float32),
-    Case(32, ((150, 512), (500, 14), (500, 6)), 250, torch.bfloat16),
-    Case(4, ((30, 512), (100, 64), (200, 12)), 50, torch.bfloat16),
-]
+    def inputs(self, device: torch.device) -> Inputs:
+        def times(count: int) -> torch.Tensor:
+            return torch.rand(self.batch, count, dtype=torch.float64, device=device).sort(dim=1).values
+
+        values = [torch.randn(self.batch, *stream, device=device).to(self.dtype) for stream in self.streams]
+        return Inputs(values, [times(samples) for samples, _ in self.streams], times(self.targets))
+
+    def implementations(self, device: torch.device) -> dict[str, Callable[[Inputs], torch.Tensor]]:
+        torch._dynamo.reset()  # each case is compiled for its own sizes, and none falls back to eager at a limit
+        compiled = torch.compile(in_torch, dynamic=False)
+        calls = {"robocache": resampled}
+        if self.op == "fuse":
+            calls = {"robocache": robocache.fuse, "resample + cat": resampled_and_joined}
+        calls |= {"torch eager": in_torch, "torch.compile": compiled}
+        return {
+            name: lambda data, call=call: call(data.values, data.source_times, data.target_times)
+            for name, call in calls.items()
+        }
+
+    def expected(self, data: Inputs) -> torch.Tensor:
+        return reference.fuse(data.values, data.source_times, data.target_times)
+
+    def check(self, name: str, answer: torch.Tensor, expected: torch.Tensor) -> None:
+        """No answer, no time: ours must be the definition's bits, a peer's within a rounding of its type."""
+        if name.startswith(("robocache", "resample")):
+            if not torch.equal(answer, expected):
+                raise SystemExit(f"peers: {name} at {self} must equal the definition to the bit")
+            return
+        torch.testing.assert_close(answer, expected, rtol=2e-2 if self.dtype == torch.bfloat16 else 1e-4, atol=1e-2)
+
+    def gradient(self, call: Callable[[Inputs], torch.Tensor], data: Inputs) -> Call:
+        values = [x.clone().requires_grad_() for x in data.values]
+        shape = (values[0].size(0), data.target_times.size(1), sum(x.size(2) for x in values))
+        grad = torch.ones(shape, dtype=values[0].dtype, device=values[0].device)
+
+        def run() -> torch.Tensor:
+            result = call(Inputs(values, data.source_times, data.target_times))
+            return torch.autograd.grad(result, values, grad)[0]
+
+        return run
+
+    def least_bytes(self, data: Inputs) -> int:
+        total = data.target_times.numel() * 8
+        for (samples, channels), times in zip(self.streams, data.source_times, strict=True):
+            touched = torch.zeros(self.batch, samples, dtype=torch.bool, device=times.device)
+            right = torch.searchsorted(times, data.target_times, right=True)
+            for index in (right - 1, right):
+                touched.scatter_(1, index.clamp(0, samples - 1), True)
+            rows = int(touched.sum()) + self.batch * self.targets
+            total += rows * channels * data.values[0].element_size() + times.numel() * 8
+        return total
 
 
 @dataclass
@@ -67,12 +114,15 @@ class Inputs:
     target_times: torch.Tensor
 
 
-def inputs(case: Case, device: torch.device) -> Inputs:
-    def times(count: int) -> torch.Tensor:
-        return torch.rand(case.batch, count, dtype=torch.float64, device=device).sort(dim=1).values
-
-    values = [torch.randn(case.batch, *stream, device=device).to(case.dtype) for stream in case.streams]
-    return Inputs(values, [times(samples) for samples, _ in case.streams], times(case.targets))
+CASES: list[Case | clouds.Case] = [
+    Case(32, ((500, 256),), 250, torch.float32),
+    Case(32, ((500, 256),), 250, torch.bfloat16),
+    Case(64, ((4096, 32),), 1024, torch.float32),
+    Case(8, ((250, 128),), 128, torch.float32),
+    Case(32, ((150, 512), (500, 14), (500, 6)), 250, torch.bfloat16),
+    Case(4, ((30, 512), (100, 64), (200, 12)), 50, torch.bfloat16),
+    *clouds.CASES,
+]
 
 
 def one_in_torch(values: torch.Tensor, source_times: torch.Tensor, target_times: torch.Tensor) -> torch.Tensor:
@@ -101,40 +151,6 @@ def resampled_and_joined(
 ) -> torch.Tensor:
     parts = [robocache.resample(v, t, target) for v, t in zip(values, source_times, strict=True)]
     return torch.cat(parts, dim=2)
-
-
-def least_bytes(case: Case, data: Inputs) -> int:
-    total = data.target_times.numel() * 8
-    for (samples, channels), times in zip(case.streams, data.source_times, strict=True):
-        touched = torch.zeros(case.batch, samples, dtype=torch.bool, device=times.device)
-        right = torch.searchsorted(times, data.target_times, right=True)
-        for index in (right - 1, right):
-            touched.scatter_(1, index.clamp(0, samples - 1), True)
-        rows = int(touched.sum()) + case.batch * case.targets
-        total += rows * channels * data.values[0].element_size() + times.numel() * 8
-    return total
-
-
-def check(case: Case, name: str, answer: torch.Tensor, data: Inputs) -> None:
-    """No answer, no time: ours must be the definition's bits, a peer's within a rounding of its type."""
-    expected = reference.fuse(data.values, data.source_times, data.target_times)
-    if name.startswith(("robocache", "resample")):
-        if not torch.equal(answer, expected):
-            raise SystemExit(f"peers: {name} at {case} must equal the definition to the bit")
-        return
-    torch.testing.assert_close(answer, expected, rtol=2e-2 if case.dtype == torch.bfloat16 else 1e-4, atol=1e-2)
-
-
-def forward_and_backward(call: Callable[..., torch.Tensor], data: Inputs) -> Call:
-    values = [x.clone().requires_grad_() for x in data.values]
-    shape = (values[0].size(0), data.target_times.size(1), sum(x.size(2) for x in values))
-    grad = torch.ones(shape, dtype=values[0].dtype, device=values[0].device)
-
-    def run() -> torch.Tensor:
-        result = call(values, data.source_times, data.target_times)
-        return torch.autograd.grad(result, values, grad)[0]
-
-    return run
 
 
 def cpu_times(runs: dict[str, Call], seconds: float) -> dict[str, list[float]]:
@@ -174,32 +190,23 @@ def cuda_times(calls: list[Call], repeats: int = 30) -> list[float]:
     return samples
 
 
-def implementations(case: Case) -> dict[str, Callable[..., torch.Tensor]]:
-    torch._dynamo.reset()  # each case is compiled for its own sizes, and none falls back to eager at a limit
-    peers = {"torch eager": in_torch, "torch.compile": torch.compile(in_torch, dynamic=False)}
-    if case.op == "resample":
-        return {"robocache": resampled, **peers}
-    return {"robocache": robocache.fuse, "resample + cat": resampled_and_joined, **peers}
-
-
-def measure(case: Case, device: torch.device, seconds: float) -> Iterator[dict[str, object]]:
-    data = inputs(case, device)
+def measure(case: Case | clouds.Case, device: torch.device, seconds: float) -> Iterator[dict[str, object]]:
+    data = case.inputs(device)
     line = {
         "op": case.op,
         "case": str(case),
         "dtype": str(case.dtype).removeprefix("torch."),
         "device": machine(device),
     }
-    line |= {"threads": torch.get_num_threads(), "bytes": least_bytes(case, data)}
-    calls = implementations(case)
+    line |= {"threads": torch.get_num_threads(), "bytes": case.least_bytes(data)}
+    calls, expected = case.implementations(device), case.expected(data)
     for name, call in calls.items():
-        check(case, name, call(data.values, data.source_times, data.target_times), data)
+        case.check(name, call(data), expected)
+    del expected
     if device.type == "cpu":
-        for direction in ("forward", "forward+backward"):
+        for direction in case.directions:
             runs = {
-                name: (lambda call=call: call(data.values, data.source_times, data.target_times))
-                if direction == "forward"
-                else forward_and_backward(call, data)
+                name: (lambda call=call: call(data)) if direction == "forward" else case.gradient(call, data)
                 for name, call in calls.items()
             }
             for name, samples in cpu_times(runs, seconds).items():
@@ -207,13 +214,15 @@ def measure(case: Case, device: torch.device, seconds: float) -> Iterator[dict[s
         return
     # Enough inputs that none is still in the L2 cache when its turn comes again.
     copies = max(4, int(4 * torch.cuda.get_device_properties(device).L2_cache_size / line["bytes"]))  # type: ignore[operator]
-    rotating = [inputs(case, device) for _ in range(copies)]
+    rotating = [case.inputs(device) for _ in range(copies)]
     for name, call in calls.items():
-        cold = [lambda d=d, call=call: call(d.values, d.source_times, d.target_times) for d in rotating]
+        cold = [lambda d=d, call=call: call(d) for d in rotating]
         for metric, timed in (("graph, cold", cold), ("graph, warm", cold[:1] * copies)):
             yield line | {"direction": "forward", "impl": name, "metric": metric} | spread(cuda_times(timed))
-        both = [forward_and_backward(call, d) for d in rotating]
-        yield line | {"direction": "forward+backward", "impl": name, "metric": "graph, cold"} | spread(cuda_times(both))
+        if "forward+backward" in case.directions:
+            both = [case.gradient(call, d) for d in rotating]
+            times = cuda_times(both)
+            yield line | {"direction": "forward+backward", "impl": name, "metric": "graph, cold"} | spread(times)
 
 
 def spread(samples: list[float]) -> dict[str, object]:
@@ -243,7 +252,7 @@ def main() -> None:
     versions = {"robocache": robocache.__version__, "torch": torch.__version__, "python": platform.python_version()}
     command = shlex.join(["python", "benches/peers.py", *sys.argv[1:]])
     header = (
-        f"{'case':32} {'dtype':9} {'direction':17} {'metric':12} {'implementation':14} {'median µs':>10} {'ratio':>6}"
+        f"{'case':32} {'dtype':9} {'direction':17} {'metric':12} {'implementation':19} {'median µs':>10} {'ratio':>6}"
     )
     print(header)
     for case in CASES:
@@ -253,7 +262,7 @@ def main() -> None:
             key = (line["direction"], line["metric"])
             ours.setdefault(key, median)
             print(
-                f"{line['case']:32} {line['dtype']:9} {line['direction']:17} {line['metric']:12} {line['impl']:14} "
+                f"{line['case']:32} {line['dtype']:9} {line['direction']:17} {line['metric']:12} {line['impl']:19} "
                 f"{median:10.1f} {median / ours[key]:6.2f}"
             )
             if options.record:

@@ -85,6 +85,7 @@ def test_a_missing_library_is_an_import_error_at_first_use() -> None:
     code = """
 import robocache, robocache.reference
 names = ("resample", "fuse", "resample_mask", "resample_trajectories", "fuse_multimodal", "nn", "build_info()")
+names += ("voxelize", "voxelize_sparse", "voxelize_pointcloud")
 for use in (*(f"robocache.{name}" for name in names), "from robocache import resample"):
     try:
         exec(use)
@@ -96,7 +97,7 @@ for use in (*(f"robocache.{name}" for name in names), "from robocache import res
         "robocache: the library must be at /nowhere/librobocache.so, found none: run `make build` in the source tree "
         "of RoboCache, or set ROBOCACHE_LIBRARY to a librobocache.so"
     )
-    assert result.stdout.splitlines() == [expected] * 8, result.stderr
+    assert result.stdout.splitlines() == [expected] * 11, result.stderr
 
 
 def test_a_file_that_is_no_library_is_named(tmp_path: Path) -> None:

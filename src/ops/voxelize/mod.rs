@@ -114,8 +114,11 @@ fn cells_of(op: &str, grid: &Grid) -> Result<usize> {
 /// Refuses a workspace that is smaller than planned.
 pub(crate) fn check_workspace(op: &str, workspace: &ViewMut, bytes: usize) -> Result<()> {
     let found = workspace.bytes();
-    if found < bytes || bytes > 0 && !workspace.data().addr().is_multiple_of(16) {
-        return Err(Error::Value(format!("{op}: workspace must have {bytes} bytes aligned to 16, got {found}")));
+    if found < bytes {
+        return Err(Error::Value(format!("{op}: workspace must have at least {bytes} bytes, got {found}")));
+    }
+    if bytes > 0 && !workspace.data().addr().is_multiple_of(16) {
+        return Err(Error::Value(format!("{op}: workspace must be aligned to 16 bytes")));
     }
     Ok(())
 }
@@ -282,12 +285,15 @@ pub fn voxelize_backward(
         let found = grad.dtype().name();
         return Err(Error::Type(format!("{OP}: grad must be float64, float32, float16 or bfloat16, got {found}")));
     }
-    let fits = grad.rank() == 3 && grad.size(0) == clouds.batch() && grad.size(2) == cells;
-    let same = kind.picks().then_some(*features).flatten();
-    if !fits || same.is_some_and(|features| features.size(2) != grad.size(1) || features.dtype() != grad.dtype()) {
+    let picked = kind.picks().then_some(*features).flatten();
+    let channels = picked.map_or(grad.size(1), |features| features.size(2));
+    if grad.rank() != 3 || grad.shape().sizes() != [clouds.batch(), channels, cells] {
         let (batch, found) = (clouds.batch(), grad.shape());
-        let channels = same.map_or("C".to_owned(), |features| features.size(2).to_string());
         return Err(Error::Value(format!("{OP}: grad must have shape [{batch}, {channels}, {cells}], got {found}")));
+    }
+    if let Some(features) = picked.filter(|features| features.dtype() != grad.dtype()) {
+        let (wanted, found) = (features.dtype().name(), grad.dtype().name());
+        return Err(Error::Type(format!("{OP}: grad must be {wanted} (as features), got {found}")));
     }
     output.check(OP, grad.dtype(), [clouds.batch(), clouds.points(), grad.size(1)])?;
     let plan = plan::Workspace::new(OP, clouds.batch(), clouds.points(), cells, *kind, true, place.0.is_cuda())?;

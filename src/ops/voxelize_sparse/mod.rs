@@ -187,6 +187,11 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// The type and shape of a view, for error texts.
+fn described(view: &View) -> String {
+    format!("{} of shape {}", view.dtype().name(), view.shape())
+}
+
 /// Refuses features that are not `[B, N, C]` of a floating type.
 fn check_features(op: &str, name: &str, features: &View) -> Result<()> {
     if features.rank() == 3 && features.dtype().is_floating() {
@@ -225,8 +230,8 @@ pub fn voxelize_sparse_values(
     if let Some(tangent) = &tangent
         && (tangent.shape() != features.shape() || tangent.dtype() != features.dtype())
     {
-        let (wanted, found) = (features.shape(), tangent.shape());
-        return Err(Error::Value(format!("{OP}: tangent must be as features, {wanted}, got {found}")));
+        let (wanted, found) = (described(&features), described(tangent));
+        return Err(Error::Value(format!("{OP}: tangent must be {wanted} (as features), got {found}")));
     }
     output.check(OP, features.dtype(), [rows.len(), features.size(2), 1])?;
     if output.is_empty() {
@@ -300,7 +305,7 @@ pub fn voxelize_sparse_backward(
         check_features(OP, "features", &features)?;
         let wanted = [batch, points, grad.size(1)];
         if features.shape().sizes() != wanted || features.dtype() != grad.dtype() {
-            let (dtype, found) = (grad.dtype().name(), features.shape());
+            let (dtype, found) = (grad.dtype().name(), described(&features));
             return Err(Error::Value(format!("{OP}: features must be {dtype} of shape {wanted:?}, got {found}")));
         }
         Some(features)

@@ -1,0 +1,155 @@
+//! `voxelize` and `voxelize_sparse` on CUDA against the CPU, bit for bit, on a GPU or on the emulated driver.
+//!
+//! As in `tests/cuda.rs`, each test is skipped aloud without a driver, and `ROBOCACHE_CASES` sets the number of cases.
+
+#![cfg(feature = "cuda")]
+
+mod definition;
+#[path = "definition/voxelize.rs"]
+mod definition_voxelize;
+#[allow(dead_code)] // a part of it is used here
+mod device;
+mod random;
+
+#[path = "random/voxelize.rs"]
+mod clouds;
+#[path = "random/voxelize_run.rs"]
+mod clouds_run;
+
+use clouds::{CloudCase, REDUCTIONS, Sizes, Spread, Values};
+use clouds_run::{assert_same, run_dense, run_sparse};
+use device::{Device, Gpu, begin};
+use random::run::Host;
+use random::{FLOATING, Random, cases};
+use robocache::{DType, Error, Serial};
+
+/// Fewer than of `resample`: each case is up to a dozen calls, and a sort is many launches.
+const CASES: u64 = 800;
+
+/// What results and workspaces are full of before a call: every element must be written.
+fn fill_of(index: u64) -> u8 {
+    [0x5a, 0xff, 0x00, 0x7f][index as usize % 4]
+}
+
+/// Everything that the case has, here and there.
+fn compare(device: &Device, index: u64, case: &CloudCase) {
+    let fail = |error: Error| -> Vec<clouds_run::Part> { panic!("{error}: {case:?}") };
+    let wanted = run_dense(case, &Host::new(&Serial), 0x3c).unwrap_or_else(fail);
+    let found = run_dense(case, &Gpu::new(device, index), fill_of(index)).unwrap_or_else(fail);
+    assert_same(&found, &wanted, &(index, case));
+    let wanted = run_sparse(case, &Host::new(&Serial), 0x3c).unwrap_or_else(fail);
+    let found = run_sparse(case, &Gpu::new(device, index), fill_of(index)).unwrap_or_else(fail);
+    assert_same(&found, &wanted, &(index, case));
+}
+
+#[test]
+fn random_clouds_give_equal_bits() {
+    let Some(device) = begin("random_clouds_give_equal_bits") else { return };
+    for index in 0..cases(CASES) {
+        compare(device, index, &CloudCase::random(index));
+    }
+}
+
+#[test]
+fn threads_that_start_at_once_give_equal_bits() {
+    let Some(device) = begin("threads_that_start_at_once_give_equal_bits") else { return };
+    let count = cases(CASES) / 40;
+    std::thread::scope(|scope| {
+        for thread in 1..=4 {
+            scope.spawn(move || {
+                device.enter();
+                (0..count).for_each(|index| compare(device, index, &CloudCase::random(thread << 32 | index)));
+            });
+        }
+    });
+}
+
+#[test]
+fn voxels_of_many_points_give_equal_bits() {
+    let Some(device) = begin("voxels_of_many_points_give_equal_bits") else { return };
+    let all = [Values::Small, Values::Cancelling, Values::Wide, Values::Ties, Values::Wild];
+    for (index, values) in all.into_iter().enumerate() {
+        for (place, dtype) in FLOATING.into_iter().enumerate() {
+            for (seed, reduce) in REDUCTIONS.into_iter().enumerate() {
+                let spread = if seed % 2 == 0 { Spread::Heavy } else { Spread::Few };
+                let sizes = Sizes { batch: 2, count: 300 + 100 * place, channels: 1 + (seed + place) % 3 };
+                let seed = 1000 * index + 10 * place + seed;
+                let dtypes = [FLOATING[(index + place) % 4], dtype];
+                let mut case = CloudCase::new(&mut Random(seed as u64), dtypes, reduce, sizes, spread, values);
+                case.lengths = None;
+                compare(device, seed as u64, &case);
+            }
+        }
+    }
+}
+
+#[test]
+fn large_clouds_that_divide_the_work_otherwise_give_equal_bits() {
+    let Some(device) = begin("large_clouds_that_divide_the_work_otherwise_give_equal_bits") else { return };
+    let sizes = |batch, count, channels| Sizes { batch, count, channels };
+    let kinds = [
+        // Several tiles of a sort, and of the points.
+        (sizes(2, 9000, 1), Spread::Even),
+        (sizes(1, 2048, 2), Spread::Even),
+        (sizes(3, 2049, 1), Spread::Faces),
+        (sizes(1, 6000, 1), Spread::Heavy),
+        // More tiles than a warp scans at once.
+        (sizes(1, 70_000, 1), Spread::Few),
+        // More clouds than a block scans at once, and more channels than a block takes.
+        (sizes(300, 4, 1), Spread::Even),
+        (sizes(2, 40, 70), Spread::Few),
+    ];
+    for (index, (sizes, spread)) in kinds.into_iter().enumerate() {
+        for (seed, reduce) in ["mean", "max"].into_iter().enumerate() {
+            let dtypes = [FLOATING[index % 4], FLOATING[(index + seed) % 4]];
+            let seed = (100 * index + seed) as u64;
+            let mut case = CloudCase::new(&mut Random(seed), dtypes, reduce, sizes, spread, Values::Cancelling);
+            case.capacity = None;
+            compare(device, seed, &case);
+        }
+    }
+}
+
+#[test]
+fn clouds_without_points_channels_or_rows_are_no_error() {
+    let Some(device) = begin("clouds_without_points_channels_or_rows_are_no_error") else { return };
+    for (batch, count, channels) in [(0, 4, 2), (2, 0, 2), (2, 4, 0), (0, 0, 0), (1, 0, 0)] {
+        for (index, reduce) in REDUCTIONS.into_iter().enumerate() {
+            for capacity in [None, Some(0), Some(3)] {
+                let dtypes = [DType::F32, FLOATING[index % 4]];
+                let sizes = Sizes { batch, count, channels };
+                let mut case = CloudCase::new(&mut Random(9), dtypes, reduce, sizes, Spread::Even, Values::Small);
+                case.capacity = capacity;
+                compare(device, index as u64, &case);
+            }
+        }
+    }
+}
+
+#[test]
+fn garbage_lengths_stay_within_memory() {
+    let Some(device) = begin("garbage_lengths_stay_within_memory") else { return };
+    for index in 0..cases(CASES) / 4 {
+        let case = CloudCase::random(index).with_garbage(&mut Random(index));
+        let memory = Gpu::new(device, index);
+        run_dense(&case, &memory, fill_of(index)).unwrap_or_else(|error| panic!("{error}: {case:?}"));
+        run_sparse(&case, &memory, fill_of(index)).unwrap_or_else(|error| panic!("{error}: {case:?}"));
+    }
+}
+
+#[test]
+fn a_call_again_gives_the_same_bits() {
+    let Some(device) = begin("a_call_again_gives_the_same_bits") else { return };
+    let sizes = Sizes { batch: 2, count: 3000, channels: 2 };
+    for (seed, reduce) in ["mean", "max"].into_iter().enumerate() {
+        let dtypes = [DType::F32, DType::F32];
+        let case = CloudCase::new(&mut Random(seed as u64), dtypes, reduce, sizes, Spread::Few, Values::Cancelling);
+        let dense = || run_dense(&case, &Gpu::new(device, 0), 0xa5).unwrap();
+        let sparse = || run_sparse(&case, &Gpu::new(device, 1), 0xff).unwrap();
+        let (first_dense, first_sparse) = (dense(), sparse());
+        for _ in 0..4 {
+            assert_same(&dense(), &first_dense, &case);
+            assert_same(&sparse(), &first_sparse, &case);
+        }
+    }
+}
