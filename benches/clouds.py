@@ -77,7 +77,7 @@ class Case:
 
     def occupied(self, data: Inputs) -> Answer:
         grid = torch.zeros(self.size**3 + 1, dtype=torch.bool, device=data.points.device)
-        grid[self.cells(data.points)] = True
+        grid.scatter_(0, self.cells(data.points), True)
         return (grid[:-1].view(1, self.size, self.size, self.size),)
 
     def mean(self, data: Inputs) -> Answer:

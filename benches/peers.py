@@ -2,6 +2,7 @@
 
     python benches/peers.py                      # this CPU, all threads that torch uses
     python benches/peers.py --device cuda        # CUDA graph replays over rotating inputs, cold and warm
+    python benches/peers.py --op voxelize        # the cases of some operators only
     python benches/peers.py --record FILE.jsonl  # appends one line for each case and implementation
 
 A line holds: op, case, dtype, direction, device, threads, impl, metric, median_us, p10_us, p90_us, bytes, command,
@@ -246,6 +247,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--seconds", type=float, default=3.0, help="time for each implementation of a case")
+    parser.add_argument("--op", help="only the cases of this operator, or of those that begin so")
     parser.add_argument("--record", type=Path, help="a .jsonl file to append to")
     options = parser.parse_args()
     torch.manual_seed(0)
@@ -255,7 +257,7 @@ def main() -> None:
         f"{'case':32} {'dtype':9} {'direction':17} {'metric':12} {'implementation':19} {'median µs':>10} {'ratio':>6}"
     )
     print(header)
-    for case in CASES:
+    for case in (case for case in CASES if case.op.startswith(options.op or "")):
         ours: dict[tuple[object, object], float] = {}
         for line in measure(case, torch.device(options.device), options.seconds):
             median = float(str(line["median_us"]))
