@@ -14,6 +14,7 @@ import torch
 from robocache import reference
 
 Answer = tuple[torch.Tensor, ...]
+FIXED_POINT = "fixed, compiled"  # rounds to integers, so that it has no gradient
 
 
 @dataclass
@@ -88,6 +89,18 @@ class Case:
         # Channels last: what PyTorch makes without another pass over the grid. RoboCache's result is channels first.
         return (grid.permute(0, 4, 1, 2, 3),)
 
+    def fixed_point(self, data: Inputs) -> Answer:
+        """The other way to add in any order: integers, in units of 2^-36 of each voxel's greatest feature."""
+        (features,), cells = data.features, self.cells(data.points)
+        index = cells.unsqueeze(1).expand(-1, self.channels)
+        most = features.new_zeros(self.size**3 + 1, self.channels).scatter_reduce(0, index, features[0].abs(), "amax")
+        unit = torch.exp2(torch.ceil(torch.log2(most.clamp(min=1e-30))) - 36).double()
+        whole = torch.round(features[0].double() / unit[cells]).long()
+        sums = torch.zeros_like(most, dtype=torch.int64).index_add(0, cells, whole)
+        counts = features.new_zeros(self.size**3 + 1).index_add(0, cells, torch.ones_like(features[0, :, 0]))
+        means = (sums.double() * unit).to(self.dtype) / counts.clamp(min=1).unsqueeze(1)
+        return (means[:-1].view(1, self.size, self.size, self.size, self.channels).permute(0, 4, 1, 2, 3),)
+
     def rows(self, data: Inputs) -> Answer:
         """A row for each point, as many as there can be, so that nothing waits for the device; without coordinates."""
         (features,) = data.features
@@ -112,6 +125,8 @@ class Case:
         # On the CPU it is eager's code; a bool that several threads set is the same whoever is first.
         if device.type == "cuda" and self.channels:
             calls["torch deterministic"] = deterministic(peer)
+        if device.type == "cuda" and self.channels and not self.sparse:
+            calls[FIXED_POINT] = torch.compile(self.fixed_point, dynamic=False)
         return calls
 
     def expected(self, data: Inputs) -> Answer:

@@ -220,7 +220,7 @@ def measure(case: Case | clouds.Case, device: torch.device, seconds: float) -> I
         cold = [lambda d=d, call=call: call(d) for d in rotating]
         for metric, timed in (("graph, cold", cold), ("graph, warm", cold[:1] * copies)):
             yield line | {"direction": "forward", "impl": name, "metric": metric} | spread(cuda_times(timed))
-        if "forward+backward" in case.directions:
+        if "forward+backward" in case.directions and name != clouds.FIXED_POINT:
             both = [case.gradient(call, d) for d in rotating]
             times = cuda_times(both)
             yield line | {"direction": "forward+backward", "impl": name, "metric": "graph, cold"} | spread(times)
