@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import robocache
 import torch
+from cases import assert_same_bits
+from robocache import reference
 from robocache.cloud.clouds import Cloud, ReadOptions
 from robocache.cloud.grid import GridOptions, choose_grid
 from robocache.cloud.readers import read_clouds
@@ -79,7 +81,7 @@ GRIDS: dict[str, Numbers] = {
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("name", CLOUDS)
-def test_the_voxel_of_every_point(recorded: Path, name: str, grid: str, kind: type) -> None:
+def test_the_voxel_of_every_point(recorded: Path, device: torch.device, name: str, grid: str, kind: type) -> None:
     points = first(recorded / name).points.astype(kind)
     count, bad = CLOUDS[name]
     assert (len(points), int(np.isnan(points).any(1).sum())) == (count, bad)
@@ -90,15 +92,32 @@ def test_the_voxel_of_every_point(recorded: Path, name: str, grid: str, kind: ty
         assert int(kept.sum()) == count - bad
     else:
         assert 0 < int(kept.sum()) < count - bad
-    rows = robocache.voxelize_sparse(torch.from_numpy(points), None, **place)
+    cloud = torch.from_numpy(points).to(device)
+    rows = robocache.voxelize_sparse(cloud, None, **place)
     unique, inverse, counts = np.unique(found[kept].astype(int), axis=0, return_inverse=True, return_counts=True)
-    np.testing.assert_array_equal(rows.coords[:, 1:].numpy(), unique)
-    np.testing.assert_array_equal(rows.counts.numpy(), counts)
+    np.testing.assert_array_equal(rows.coords[:, 1:].cpu().numpy(), unique)
+    np.testing.assert_array_equal(rows.counts.cpu().numpy(), counts)
     expected_row = np.full(count, -1)
     expected_row[kept] = inverse.reshape(-1)
-    np.testing.assert_array_equal(rows.point_voxel.numpy(), expected_row)
-    dense = robocache.voxelize(torch.from_numpy(points), None, **place, reduce="count")
-    np.testing.assert_array_equal(dense.numpy(), dense_counts(points, place))
+    np.testing.assert_array_equal(rows.point_voxel.cpu().numpy(), expected_row)
+    dense = robocache.voxelize(cloud, None, **place, reduce="count")
+    np.testing.assert_array_equal(dense.cpu().numpy(), dense_counts(points, place))
+
+
+@pytest.mark.parametrize("reduce", ["sum", "mean", "max", "min"])
+@pytest.mark.parametrize("name", CLOUDS)
+def test_the_points_of_a_voxel(recorded: Path, device: torch.device, name: str, reduce: str) -> None:
+    """Every point's coordinates as its features: the reference's bits, in rows and in the grid."""
+    points = torch.from_numpy(first(recorded / name).points[:20_000])
+    origin, size, shape = GRIDS["cut"](points.numpy())
+    wanted = reference.voxelize_sparse(points, points, origin, size, shape, reduce=reduce)
+    cloud = points.to(device)
+    rows = robocache.voxelize_sparse(cloud, cloud, origin, size, shape, reduce=reduce)
+    for found, expected_part in zip(rows, wanted, strict=True):
+        assert_same_bits(found, expected_part, name)
+    _, x, y, z = rows.coords.long().unbind(1)
+    dense = robocache.voxelize(cloud, cloud, origin, size, shape, reduce=reduce)
+    assert_same_bits(dense[:, x, y, z].T.contiguous(), rows.values, name)
 
 
 @pytest.mark.parametrize("name", ["lidar-small_gicp/source.ply", "rgbd-pcl/bun0.pcd", KINECT])
