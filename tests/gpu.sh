@@ -41,8 +41,11 @@ if command -v compute-sanitizer > /dev/null; then
   # Small random cases over every dtype, mode and layout; torch's caching allocator would hide an overrun.
   export PYTORCH_NO_CUDA_MEMORY_CACHING=1 ROBOCACHE_CASES=${ROBOCACHE_SANITIZER_CASES:-0.1}
   for tool in memcheck racecheck; do
-    step "$tool" compute-sanitizer --tool "$tool" --error-exitcode 1 --target-processes all \
-      --kernel-name-exclude kns=at:: "${battery[@]}" tests/torch/test_threads.py
+    check=(compute-sanitizer --tool "$tool" --error-exitcode 1 --target-processes all --kernel-name-exclude kns=at::)
+    step "$tool" "${check[@]}" "${battery[@]}" tests/torch/test_threads.py
+    # A thousand repeats and large clouds would take it hours, and run no other code.
+    step "$tool-voxelize" "${check[@]}" "${battery[@]}" tests/torch/test_voxelize_threads.py \
+      -k 'not thousand and not large and not 100_000 and not order_of_points'
   done
 else
   echo "test-gpu: compute-sanitizer is not on the path, so memory and races were NOT checked" >&2
