@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.text import Text
 
 import robocache
+from robocache._command import console
 from robocache.align import demo
 from robocache.align.clock import UNITS, describe_jumps, find_jumps, seconds_to_ns
 from robocache.align.gaps import choose_gaps
@@ -21,7 +22,7 @@ from robocache.align.modes import choose_modes
 from robocache.align.output import write
 from robocache.align.readers import read_logs
 from robocache.align.readers.options import TableOptions
-from robocache.align.summary import console, contents, report
+from robocache.align.summary import contents, report
 from robocache.align.tensors import DTYPES, Aligned, align, choose_clock
 from robocache.reference.modes import MODES
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ import pyarrow.parquet
 import torch
 from safetensors.torch import save_file
 
+from robocache._command import replaced
 from robocache.align.tensors import Aligned
 
 
@@ -25,17 +24,6 @@ def write(aligned: Aligned, folder: Path) -> list[Path]:
         replaced(folder / "aligned.safetensors", lambda path: save_file(tensors, path, metadata=story)),
         replaced(folder / "aligned.parquet", lambda path: pa.parquet.write_table(table, path)),
     ]
-
-
-def replaced(path: Path, save: Callable[[Path], object]) -> Path:
-    """Writes beside the path and renames, so that no half-written file bears its name."""
-    part = path.with_name(f".{os.getpid()}-{path.name}")  # the suffix stays: matplotlib reads the format off it
-    try:
-        save(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
 
 
 def padded(aligned: Aligned) -> dict[str, torch.Tensor]:

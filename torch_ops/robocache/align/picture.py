@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from robocache._command import replaced
 from robocache.align.clock import NS, median_interval
 from robocache.align.log import Array
 from robocache.align.modes import per_channel
-from robocache.align.output import replaced
 from robocache.align.tensors import Aligned
 
 MAX_PANELS = 8

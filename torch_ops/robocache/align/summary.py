@@ -17,19 +17,12 @@ from robocache.align.log import Array, Log, Signal, select, topic_signals
 from robocache.align.modes import default_mode
 from robocache.align.tensors import Aligned
 
-PLAIN_WIDTH = 160  # columns where the output is no terminal
 ONE_TABLE = 124  # columns that the whole summary takes with a signal name of 20 letters, all modes linear
 MODE_WIDTH = 24  # longer mode texts are folded
 
 Heading = tuple[str, Literal["left", "right"], bool]  # name, justification, whether its cells must stay on one line
 RIGHT: tuple[Literal["right"], bool] = ("right", True)
 LEFT: tuple[Literal["left"], bool] = ("left", False)
-
-
-def console(stderr: bool = False) -> Console:
-    """A console that does not fold its tables at 80 columns when piped."""
-    out = Console(stderr=stderr, highlight=False, soft_wrap=False)
-    return out if out.is_terminal else Console(stderr=stderr, highlight=False, width=PLAIN_WIDTH)
 
 
 def summary(aligned: Aligned, width: int) -> list[Table]:

@@ -10,11 +10,12 @@ import torch
 from rich.text import Text
 
 import robocache
+from robocache._command import console
 from robocache.cloud.clouds import CloudError, ReadOptions, choose_channels, make_batch
 from robocache.cloud.grid import GridOptions, choose_grid
 from robocache.cloud.output import write
 from robocache.cloud.readers import read_clouds
-from robocache.cloud.summary import console, report
+from robocache.cloud.summary import report
 from robocache.cloud.voxels import REDUCES, WITHOUT_FEATURES, Voxels, voxelize
 
 DESCRIPTION = """\

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 
 from safetensors.torch import save_file
 
+from robocache._command import replaced
 from robocache.cloud.voxels import Voxels
 
 
@@ -17,17 +16,6 @@ def write(voxels: Voxels, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     story = describe(voxels)
     return replaced(path, lambda part: save_file(voxels.tensors, part, metadata=story))
-
-
-def replaced(path: Path, save: Callable[[Path], object]) -> Path:
-    """Writes beside the path and renames, so that no half-written file bears its name."""
-    part = path.with_name(f".{os.getpid()}-{path.name}")  # the suffix stays: matplotlib reads the format off it
-    try:
-        save(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
 
 
 def describe(voxels: Voxels) -> dict[str, str]:

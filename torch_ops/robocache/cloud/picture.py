@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from robocache._command import replaced
 from robocache.cloud.clouds import Array
-from robocache.cloud.output import replaced
 from robocache.cloud.voxels import Voxels
 
 MAX_PIXELS = 1024  # along an axis: more than the picture has; wider grids are drawn by groups of voxels

@@ -13,15 +13,8 @@ from rich.text import Text
 
 from robocache.cloud.voxels import Share, Voxels
 
-PLAIN_WIDTH = 160  # columns where the output is no terminal
 MAX_ROWS = 12  # clouds in the table: as many as are read at a glance
 AXES = {"grid": "", "coords": "b, x, y, z", "values": "a row for each voxel", "point_voxel": "row of each point, or -1"}
-
-
-def console(stderr: bool = False) -> Console:
-    """A console that does not fold its tables at 80 columns when piped."""
-    out = Console(stderr=stderr, highlight=False, soft_wrap=False)
-    return out if out.is_terminal else Console(stderr=stderr, highlight=False, width=PLAIN_WIDTH)
 
 
 def report(out: Console, voxels: Voxels, written: Sequence[Path], notes: Sequence[str]) -> None:
