@@ -294,7 +294,7 @@ pub(super) fn forward(
     // SAFETY: the views borrow memory that torch keeps until this stream has run the kernels (`Place::cuda`); sizes of
     // the output and the workspace are checked.
     unsafe {
-        let Some(features) = features.filter(|_| reduce.reads_features()) else {
+        let Some(features) = features else {
             clear(op, output, cells * if reduce == Reduce::Occupancy { 1 } else { 4 }, stream)?;
             return by_point(op, clouds, reduce, output, null_mut(), stream);
         };

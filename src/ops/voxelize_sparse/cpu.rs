@@ -1,7 +1,7 @@
 //! `voxelize_sparse` on the CPU: a radix sort of each cloud's keys, then rows in order.
 
-use super::Rows as Sorted;
 use super::plan::{DIGIT, DIGITS, Workspace};
+use super::{Fill, Rows};
 use crate::ops::rows::GRAIN;
 use crate::ops::voxelize::cpu::{Shared, clear, each_point, with_floating};
 use crate::ops::voxelize::exact::Feature;
@@ -12,22 +12,6 @@ use crate::tensor::{DType, View};
 use crate::threads::Threads;
 use half::{bf16, f16};
 use std::slice::{from_raw_parts, from_raw_parts_mut};
-
-/// What `voxelize_sparse_fill` reads and writes, in host or device memory.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Rows {
-    pub size: [i64; 3],
-    pub batch: usize,
-    pub points: usize,
-    pub rows: usize,
-    pub order: *const i32,
-    #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "the CPU counts rows as it writes them"))]
-    pub num_voxels: *const i64,
-    pub coords: *mut i32,
-    pub counts: *mut i32,
-    pub starts: *mut i32,
-    pub point_voxel: *mut i64,
-}
 
 /// Sorts pairs by the keys' digits from the lowest on; equal keys stay in order, and the result is in the first pair.
 fn sort(keys: &mut [u64], order: &mut [i32], spare_keys: &mut [u64], spare_order: &mut [i32], passes: u32) {
@@ -104,7 +88,7 @@ pub(super) fn rows(
 }
 
 /// `voxelize_sparse_fill` of host memory.
-pub(super) fn fill(rows: &Rows, plan: &Workspace, workspace: *mut u8) {
+pub(super) fn fill(rows: &Fill, plan: &Workspace, workspace: *mut u8) {
     let (points, [x, y, z]) = (rows.points, rows.size.map(|voxels| voxels as u64));
     let dropped = x * y * z;
     // SAFETY: `voxelize_sparse_fill` checked all sizes; the workspace is as `rows` left it, and `order` too.
@@ -151,7 +135,7 @@ pub(super) fn fill(rows: &Rows, plan: &Workspace, workspace: *mut u8) {
 ///
 /// # Safety
 /// The views are dense host memory, checked by `Rows::new`; `row` is one of them.
-unsafe fn points_of<'a>(rows: &Sorted<'a>, row: usize) -> (usize, &'a [i32]) {
+unsafe fn points_of<'a>(rows: &Rows<'a>, row: usize) -> (usize, &'a [i32]) {
     let (batch, points) = (rows.order.size(0), rows.order.size(1));
     // SAFETY: the caller's promise.
     let (cloud, start, count) = unsafe {
@@ -173,7 +157,7 @@ unsafe fn points_of<'a>(rows: &Sorted<'a>, row: usize) -> (usize, &'a [i32]) {
 
 /// `voxelize_sparse_values` of host memory.
 pub(super) fn values(
-    rows: &Sorted,
+    rows: &Rows,
     features: &View,
     tangent: Option<&View>,
     reduce: Reduce,
@@ -184,7 +168,7 @@ pub(super) fn values(
 }
 
 fn values_of<F: Feature>(
-    rows: &Sorted,
+    rows: &Rows,
     features: &View,
     tangent: Option<&View>,
     reduce: Reduce,
@@ -215,7 +199,7 @@ fn values_of<F: Feature>(
 
 /// `voxelize_sparse_backward` of host memory; `features` where a point is picked.
 pub(super) fn backward(
-    rows: &Sorted,
+    rows: &Rows,
     grad: &View,
     features: Option<&View>,
     point_voxel: &View,
@@ -230,7 +214,7 @@ pub(super) fn backward(
 }
 
 fn spread<F: Feature>(
-    rows: &Sorted,
+    rows: &Rows,
     grad: &View,
     point_voxel: &View,
     reduce: Reduce,
@@ -258,14 +242,7 @@ fn spread<F: Feature>(
     });
 }
 
-fn send<F: Feature>(
-    rows: &Sorted,
-    grad: &View,
-    features: &View,
-    reduce: Reduce,
-    output: *mut F,
-    threads: &dyn Threads,
-) {
+fn send<F: Feature>(rows: &Rows, grad: &View, features: &View, reduce: Reduce, output: *mut F, threads: &dyn Threads) {
     let (points, channels) = (rows.order.size(1), grad.size(1));
     clear(output.cast(), rows.order.size(0) * points * channels * size_of::<F>(), threads);
     let output = Shared(output);

@@ -1,7 +1,7 @@
 //! `voxelize_sparse` on CUDA: each kernel's parameters and the launches.
 
-use super::cpu::Rows;
 use super::plan::{self, DIGIT, Workspace};
+use super::{Fill, Rows};
 use crate::cuda;
 use crate::device::Stream;
 use crate::error::Result;
@@ -165,7 +165,7 @@ pub(super) fn rows(
 }
 
 /// `voxelize_sparse_fill` of device memory.
-pub(super) fn fill(op: &'static str, rows: &Rows, plan: &Workspace, workspace: *mut u8, stream: Stream) -> Result<()> {
+pub(super) fn fill(op: &'static str, rows: &Fill, plan: &Workspace, workspace: *mut u8, stream: Stream) -> Result<()> {
     let launches = plan::plan(op, rows.batch, rows.points, DType::F32, rows.rows)?;
     let part = |at: usize| workspace.wrapping_add(at);
     let params = Params {
@@ -192,7 +192,7 @@ pub(super) fn fill(op: &'static str, rows: &Rows, plan: &Workspace, workspace: *
     }
 }
 
-fn params_of(rows: &super::Rows, features: &View, tangent: Option<&View>, reduce: Reduce) -> RowsParams {
+fn params_of(rows: &Rows, features: &View, tangent: Option<&View>, reduce: Reduce) -> RowsParams {
     RowsParams {
         coords: rows.coords.data(),
         counts: rows.counts.data(),
@@ -206,7 +206,7 @@ fn params_of(rows: &super::Rows, features: &View, tangent: Option<&View>, reduce
 /// `voxelize_sparse_values` of device memory.
 pub(super) fn values(
     op: &'static str,
-    rows: &super::Rows,
+    rows: &Rows,
     features: &View,
     tangent: Option<&View>,
     reduce: Reduce,
@@ -225,7 +225,7 @@ pub(super) fn values(
 #[allow(clippy::too_many_arguments)]
 pub(super) fn backward(
     op: &'static str,
-    rows: &super::Rows,
+    rows: &Rows,
     grad: &View,
     features: Option<&View>,
     point_voxel: &View,

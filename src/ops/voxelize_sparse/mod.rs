@@ -69,6 +69,22 @@ pub fn voxelize_sparse_rows(
     }
 }
 
+/// What `voxelize_sparse_fill` reads and writes, in host or device memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fill {
+    pub size: [i64; 3],
+    pub batch: usize,
+    pub points: usize,
+    pub rows: usize,
+    pub order: *const i32,
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "the CPU counts rows as it writes them"))]
+    pub num_voxels: *const i64,
+    pub coords: *mut i32,
+    pub counts: *mut i32,
+    pub starts: *mut i32,
+    pub point_voxel: *mut i64,
+}
+
 /// Writes a row for each occupied voxel, after [`voxelize_sparse_rows`].
 ///
 /// * `order`, `num_voxels`, `workspace`: as that left them.
@@ -103,7 +119,7 @@ pub fn voxelize_sparse_fill(
     check_dense(OP, "num_voxels", &num_voxels, DType::I64, 1)?;
     let plan = plan::Workspace::new(OP, batch, count, &grid, place.0.is_cuda())?;
     check_workspace(OP, workspace, plan.bytes)?;
-    let rows = cpu::Rows {
+    let rows = Fill {
         size: grid.size,
         batch,
         points: count,
