@@ -57,7 +57,8 @@ fn build() -> Result<(), String> {
 fn embed_kernels(torch: Option<&Torch>) -> Result<(), String> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is set by cargo")?);
     println!("cargo::rerun-if-changed=kernels");
-    if variable("ROBOCACHE_CUDA").as_deref() == Some("0") {
+    let wanted = variable("ROBOCACHE_CUDA").unwrap_or_default();
+    if wanted == "0" {
         println!("cargo::warning=CPU-only library: ROBOCACHE_CUDA=0 leaves the CUDA kernels out");
         return images::write_index(&out, &[]);
     }
@@ -69,7 +70,8 @@ fn embed_kernels(torch: Option<&Torch>) -> Result<(), String> {
         return images::write_index(&out, &[]);
     }
     let nvrtc = nvrtc::find(torch.map(|torch| torch.root.as_path()), &variable)?;
-    let images = images::compile(&nvrtc, "kernels".as_ref(), &out)?;
+    let only: Vec<u32> = wanted.split(',').filter_map(|number| number.trim().parse().ok()).collect();
+    let images = images::compile(&nvrtc, "kernels".as_ref(), &out, &only)?;
     images::write_index(&out, &images)?;
     println!("cargo::rustc-env=ROBOCACHE_NVRTC_VERSION={}", nvrtc.version());
     println!("cargo::rustc-cfg=robocache_cuda");

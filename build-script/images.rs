@@ -30,8 +30,9 @@ pub struct Image {
 /// zlib's best: images are packed once and shipped many times.
 const LEVEL: u8 = 9;
 
-/// Compiles `folder/*.cu`, unless an earlier build has done so already.
-pub fn compile(nvrtc: &Nvrtc, folder: &Path, out: &Path) -> Result<Vec<Image>, String> {
+/// Compiles `folder/*.cu`, unless an earlier build has done so already; with `only`, for these compute capabilities and no
+/// others.
+pub fn compile(nvrtc: &Nvrtc, folder: &Path, out: &Path, only: &[u32]) -> Result<Vec<Image>, String> {
     let mut sources = files(folder)?;
     sources.retain(|path| path.extension().is_some_and(|extension| extension == "cu"));
     let (cubins, missing) = cubins(&nvrtc.supported()?);
@@ -45,8 +46,11 @@ pub fn compile(nvrtc: &Nvrtc, folder: &Path, out: &Path) -> Result<Vec<Image>, S
     let kept = kept(out);
     fs::create_dir_all(&kept).map_err(|error| format!("{}: {error}", kept.display()))?;
     let options = options(folder, &nvrtc.includes);
-    let targets: Vec<_> =
+    let mut targets: Vec<_> =
         cubins.into_iter().map(|number| ("Sm", "sm", number)).chain([("Compute", "compute", PTX)]).collect();
+    if !only.is_empty() {
+        targets.retain(|(variant, _, number)| *variant == "Sm" && only.contains(number));
+    }
     let jobs: Vec<_> = sources.iter().flat_map(|source| targets.iter().map(move |target| (source, *target))).collect();
 
     let run = |(source, (variant, prefix, number)): (&PathBuf, (&str, &str, u32))| -> Result<(Image, String), String> {

@@ -12,6 +12,15 @@ using u64 = unsigned long long;
 constexpr int WARP = 32;
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
+// What every kernel begins with: it waits until all that the stream was given before is done and seen, and lets the next
+// kernel come to that point meanwhile. Where launches overlap (src/cuda.rs) this hides what a launch costs.
+__device__ inline void begin() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 __device__ inline i64 warp_of_grid() {
   return static_cast<i64>(blockIdx.x) * (blockDim.x / WARP) + threadIdx.x / WARP;
 }
@@ -110,6 +119,7 @@ struct Packed {
   Chunk chunk;
   __device__ void load(const void* from) { chunk = *static_cast<const Chunk*>(from); }
   __device__ void store(void* to) const { *static_cast<Chunk*>(to) = chunk; }
+  __device__ void store_in(void* to, int) const { store(to); }
   __device__ Chunk unpack() const { return chunk; }
   __device__ void pack(const Chunk& from) { chunk = from; }
 };
@@ -119,6 +129,20 @@ struct Packed<Chunk, true> {
   uint4 words;
   __device__ void load(const void* from) { words = __ldg(static_cast<const uint4*>(from)); }
   __device__ void store(void* to) const { *static_cast<uint4*>(to) = words; }
+  // In stores of 16, 8 or 4 bytes, to where no more are aligned.
+  __device__ void store_in(void* to, int bytes) const {
+    if (bytes == 16) return store(to);
+    unsigned* out = static_cast<unsigned*>(to);
+    if (bytes == 8) {
+      *reinterpret_cast<uint2*>(out) = uint2{words.x, words.y};
+      *reinterpret_cast<uint2*>(out + 2) = uint2{words.z, words.w};
+      return;
+    }
+    out[0] = words.x;
+    out[1] = words.y;
+    out[2] = words.z;
+    out[3] = words.w;
+  }
   __device__ Chunk unpack() const {
     Chunk chunk;
     memcpy(&chunk, &words, sizeof(chunk));

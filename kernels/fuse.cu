@@ -1,15 +1,13 @@
-// Streams of different rates side by side, in one launch: each warp takes a share of one stream's rows, and works on
-// them as a warp of `resample` does (rows.cuh).
+// Streams of different rates side by side, in one launch: each block takes a share of one stream's rows, and works on
+// them as a block of `resample` does (rows_plain.cuh, rows_curved.cuh).
 
-#include "rows.cuh"
+#include "rows_curved.cuh"
+#include "rows_plain.cuh"
 
 using namespace robocache;
 
 constexpr int MAX_STREAMS = 16;
 constexpr int MAX_STREAM_GROUPS = 64;
-
-// How a stream's channels are moved: in vectors of so many bytes, by element, or unit by unit.
-enum Access : int { BY_ELEMENT, BY_8_BYTES, BY_16_BYTES, CURVED };
 
 struct FuseStream {
   const void* source_times;    // [B, S]
@@ -19,13 +17,17 @@ struct FuseStream {
   Channels values;    // [B, S, D]
   i64 column;         // the channel of the result that takes channel 0
   i64 across;         // channels, or units of a curved stream
-  i64 first_warp;     // warps before those of this stream
+  i64 first_block;    // blocks before those of this stream
   i64 tile, tiles;    // as in Rows
-  int rows_per_warp;
+  int rows_per_share;
+  int chunks;
   int access;
   int first_group, groups;  // which of the groups below are this stream's
+  int mode;                 // as in Rows
+  int store_bytes;
+  int pad;
 };
-static_assert(sizeof(FuseStream) == 128, "mirrors ops::fuse::cuda::Stream");
+static_assert(sizeof(FuseStream) == 144, "mirrors ops::fuse::cuda::Stream");
 
 struct FuseParams {
   const void* target_times;  // [B, T]
@@ -43,7 +45,7 @@ struct FuseParams {
   i64 starts[MAX_STREAM_GROUPS];
   int modes[MAX_STREAM_GROUPS];
 };
-static_assert(sizeof(FuseParams) == 3408, "mirrors ops::fuse::cuda::Params");
+static_assert(sizeof(FuseParams) == 3664, "mirrors ops::fuse::cuda::Params");
 
 namespace {
 
@@ -60,33 +62,40 @@ struct StreamGroups {
 
 template <class V, bool HAS_CURVES>
 __device__ void fuse_rows(const FuseParams& p) {
-  const i64 warp = warp_of_grid();
   int index = 0;
-  while (index + 1 < p.streams && warp >= p.stream[index + 1].first_warp) ++index;
+  while (index + 1 < p.streams && blockIdx.x >= p.stream[index + 1].first_block) ++index;
   const FuseStream& s = p.stream[index];
   const Rows rows = {{s.source_times, p.target_times, s.source_lengths, s.source_row, s.source_step, p.target_row,
                       p.target_step, p.lengths_step, p.batch, s.samples, p.targets, p.lengths_bytes, p.outside},
-                     s.values, p.output, p.width, s.column, 0, s.across, s.tile, s.tiles, s.rows_per_warp, p.time_type};
+                     s.values, p.output, p.width, s.column, 0, s.across, s.tile, s.tiles, s.rows_per_share, s.chunks,
+                     p.time_type, s.access, s.mode, s.store_bytes};
   const StreamGroups groups = {p, s.first_group, s.groups};
-  const i64 own = warp - s.first_warp;
-  Bracket mine;
-  if (!brackets_of_any(rows, own, HAS_CURVES, &mine)) return;
+  const unsigned block = blockIdx.x - static_cast<unsigned>(s.first_block);
   if constexpr (HAS_CURVES) {
-    if (s.access == CURVED) return curved_rows<V, false>(rows, rows.values, groups, own, mine);
+    if (s.access == CURVED) {
+      const i64 warp = i64{block} * (PLAIN_BLOCK / WARP) + threadIdx.x / WARP;
+      Bracket mine;
+      if (brackets_of_any(rows, warp, true, &mine)) curved_rows<V, false>(rows, rows.values, groups, warp, mine);
+      return;
+    }
   }
-  if (s.access == BY_16_BYTES) return plain_rows<V, WIDE<V>, false>(rows, groups, own, mine);
-  if constexpr (sizeof(V) < 8) {
-    if (s.access == BY_8_BYTES) return plain_rows<V, WIDE<V> / 2, false>(rows, groups, own, mine);
-  }
-  plain_rows<V, 1, false>(rows, groups, own, mine);
+  plain_rows_of_any<V, false>(rows, groups, block);
 }
 
 }  // namespace
 
-#define KERNEL(NAME, ...)                                                                      \
-  extern "C" __global__ void __launch_bounds__(128) NAME(const __grid_constant__ FuseParams p) { __VA_ARGS__(p); }
+#define KERNEL(NAME, ...)                                                                                     \
+  extern "C" __global__ void __launch_bounds__(PLAIN_BLOCK) NAME(const __grid_constant__ FuseParams p) {     \
+    begin();                                                                                                  \
+    __VA_ARGS__(p);                                                                                           \
+  }
+#define PLAIN_KERNEL(NAME, ...)                                                                               \
+  extern "C" __global__ void __launch_bounds__(PLAIN_BLOCK, 3) NAME(const __grid_constant__ FuseParams p) {  \
+    begin();                                                                                                  \
+    __VA_ARGS__(p);                                                                                           \
+  }
 
-#define FUSE(VALUE, V) KERNEL(fuse_##VALUE, fuse_rows<V, false>)
+#define FUSE(VALUE, V) PLAIN_KERNEL(fuse_##VALUE, fuse_rows<V, false>)
 #define FUSE_CURVED(VALUE, V) \
   FUSE(VALUE, V)              \
   KERNEL(fuse_curved_##VALUE, fuse_rows<V, true>)

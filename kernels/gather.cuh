@@ -2,26 +2,46 @@
 // atomics.
 #pragma once
 
-#include "rows.cuh"
+#include "rows_curved.cuh"
 
 namespace robocache {
 
 struct ResampleBackwardParams {
-  Groups groups;
+  Timeline times;
   Channels grad;     // [B, T, D]
   Channels values;   // [B, S, D]; null where no derivative depends on them
   Channels tangent;  // [B, S, D]; null but for the curvature
   const Bracket* brackets;
   const i64* order;
   const i64* starts;
+  const int* disorder;  // as in ResampleBracketParams
   void* output;  // [B, S, D]
-  i64 batch, samples, targets;
   i64 width, first, last;
   i64 rows;  // distinct rows of brackets: 1 or B
+  i64 tile, tiles;  // as in Rows, and the next two; not of a launch by units
+  int rows_per_share;
+  int chunks;
   int slope;
-  int pad;
+  int time_type;  // a TimeType
+  Groups groups;
 };
-static_assert(sizeof(ResampleBackwardParams) == 520, "mirrors ops::resample::cuda::BackwardParams");
+static_assert(sizeof(ResampleBackwardParams) == 624, "mirrors ops::resample::cuda::BackwardParams");
+
+// Targets whose disorder one number tells.
+constexpr int ORDER_TILE = 256;
+
+// Whether targets of a row of brackets ascend so that `first_from` says where each sample's brackets begin; else
+// `order` and `starts` do. By all threads of a block for one row, or by a thread for its own.
+template <bool TOGETHER>
+__device__ bool ascends(const int* disorder, i64 row, i64 targets) {
+  const i64 first = row * targets / ORDER_TILE, last = (row * targets + targets - 1) / ORDER_TILE;
+  int found = 0;
+  if (targets > 0) {
+    for (i64 tile = first + (TOGETHER ? threadIdx.x : 0); tile <= last; tile += TOGETHER ? blockDim.x : 1)
+      found |= disorder[tile];
+  }
+  return TOGETHER ? __syncthreads_or(found) == 0 : found == 0;
+}
 
 // How much of a target's gradient goes to one side of its bracket; false where the sample had no part in the result.
 template <class Compute>
@@ -41,7 +61,7 @@ __device__ bool share(const Bracket& bracket, Mode mode, bool slope, bool right,
   return copied(bracket, mode) == bracket.left + (right ? 1 : 0);
 }
 
-// The source row of a thread of a gather, and the places of the order whose brackets begin at each sample of that row.
+// The source row of a thread of a curved gather, and the places of the order whose brackets begin at each sample of that row.
 struct Gathered {
   i64 batch, sample, row;
   i64 item;  // which vector or unit of the row
@@ -55,53 +75,136 @@ struct Gathered {
     const i64 thread = static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x;
     row = thread / across;
     item = thread % across;
-    samples = p.samples;
-    batch = row / p.samples;
-    sample = row % p.samples;
-    real = row < p.batch * p.samples;
+    samples = p.times.samples;
+    batch = row / samples;
+    sample = row % samples;
+    real = row < p.times.batch * samples;
     const i64 distinct = p.rows == 1 ? 0 : batch;
-    starts = p.starts + distinct * (p.samples + 1);
-    order = p.order + distinct * p.targets;
-    brackets = p.brackets + distinct * p.targets;
+    starts = p.starts + distinct * (samples + 1);
+    order = p.order + distinct * p.times.targets;
+    brackets = p.brackets + distinct * p.times.targets;
   }
 
   // Whether brackets can begin at a sample: one of the row.
   __device__ bool has(i64 other) const { return 0 <= other && other < samples; }
 };
 
-// Threads: one for each vector of N channels of each source row. It gathers what brackets that end at its row give,
-// then what brackets that begin there give, in ascending target order: one fixed order, no atomics.
-template <class V, int N>
+// What a block of gathered rows keeps in shared memory: places of the order where brackets begin at the sample before
+// each row, at it, and after it.
+struct GatherShared {
+  u64 pivots[PIVOTS];
+  i64 before[MAX_ROWS], at[MAX_ROWS], after[MAX_ROWS];
+  bool sorted[MAX_ROWS];  // places are targets; else the order tells which
+};
+
+// Targets of ascending ones that come before those whose bracket begins at `sample`.
+template <class Times, class T>
+__device__ i64 first_from(const Times& targets, const Samples<T>& samples, i64 sample) {
+  if (sample <= 0) return 0;
+  return sample >= samples.count ? targets.count : bound<BEFORE>(targets, samples.at(sample));
+}
+
+template <class T>
+__device__ void find_places(const ResampleBackwardParams& p, const BlockShare& share, GatherShared& shared) {
+  const int mine = static_cast<int>(threadIdx.x);
+  const bool real = mine < share.rows;
+  const i64 row = share.first + (real ? mine : 0);
+  const i64 batch = share.alike ? share.batch : quotient(row, p.times.samples);
+  const i64 sample = row - batch * p.times.samples, distinct = p.rows == 1 ? 0 : batch;
+  const Samples<T> samples = samples_of<T>(p.times, batch);
+  const Samples<T> targets = {
+      element<T>(p.times.target_times, batch * p.times.target_row), p.times.target_step, p.times.targets};
+  const auto keep = [&](bool sorted, i64 before, i64 at, i64 after) {
+    if (!real) return;
+    shared.sorted[mine] = sorted;
+    shared.before[mine] = before;
+    shared.at[mine] = at;
+    shared.after[mine] = after;
+  };
+  const auto search = [&](const auto& times) {
+    keep(true, first_from(times, samples, sample - 1), first_from(times, samples, sample),
+         first_from(times, samples, sample + 1));
+  };
+  const auto look_up = [&] {
+    const i64* starts = p.starts + distinct * (p.times.samples + 1) + sample;
+    keep(false, sample == 0 ? starts[0] : starts[-1], starts[0], starts[1]);
+  };
+  if (share.alike) {
+    const Staged<T> staged = stage(targets, reinterpret_cast<T*>(shared.pivots));
+    if (ascends<true>(p.disorder, distinct, p.times.targets)) search(staged);
+    else look_up();
+  } else {
+    if (ascends<false>(p.disorder, distinct, p.times.targets)) search(targets);
+    else look_up();
+  }
+  __syncthreads();
+}
+
+// Adds what up to COUNT targets give a vector, in order, after the loads of all.
+template <class V, int N, int COUNT>
+__device__ void add_targets(
+    const ResampleBackwardParams& p, const V* grad, const Bracket* brackets, const i64* order, Mode mode, i64 place,
+    i64 at, i64 end, typename Element<V>::Compute (&sums)[N]) {
+  using E = Element<V>;
+  using Compute = typename E::Compute;
+  using Chunk = Vector<V, N>;
+  Packed<Chunk> packed[COUNT];
+  Bracket found[COUNT];
+  // What is loaded decides nothing here: a branch on it would wait for each load in turn.
+#pragma unroll
+  for (int k = 0; k < COUNT; ++k) {
+    if (place + k >= end) continue;
+    const i64 target = order == nullptr ? place + k : order[place + k];
+    found[k] = brackets[target];
+    packed[k].load(grad + target * p.grad.row_step);
+  }
+#pragma unroll
+  for (int k = 0; k < COUNT; ++k) {
+    Compute part;
+    if (place + k >= end || !share(found[k], mode, p.slope != 0, place + k < at, &part)) continue;
+    const Chunk chunk = packed[k].unpack();
+#pragma unroll
+    for (int n = 0; n < N; ++n) sums[n] = fused(part, E::widen(chunk.at[n]), sums[n]);
+  }
+}
+
+// Threads: thread t takes the vectors t, t + 256, ... of N channels of the block's source rows laid end to end. It
+// gathers what brackets that end at its row give, then what brackets that begin there give, in ascending target order:
+// one fixed order, no atomics. The loads of DEPTH targets are in flight together.
+template <class V, int N, int DEPTH>
 __device__ void backward_rows(const ResampleBackwardParams& p) {
   using E = Element<V>;
   using Compute = typename E::Compute;
   using Chunk = Vector<V, N>;
-  const Gathered at(p, (p.last - p.first) / N);
-  if (!at.real) return;
-  const i64 channel = p.first + at.item * N;
-  const Mode mode = mode_of(p.groups, channel);
-  Compute sums[N] = {};
-  for (int side = 0; side < 2; ++side) {
-    const i64 left = at.sample - 1 + side;
-    if (!at.has(left)) continue;
-    for (i64 place = at.starts[left]; place < at.starts[left + 1]; ++place) {
-      const i64 target = at.order[place];
-      Compute part;
-      if (!share(at.brackets[target], mode, p.slope != 0, side == 0, &part)) continue;
-      const i64 offset = at.batch * p.grad.batch_step + target * p.grad.row_step + channel * p.grad.channel_step;
-      Packed<Chunk> packed;
-      packed.load(element<V>(p.grad.data, offset));
-      const Chunk grad = packed.unpack();
+  alignas(16) __shared__ GatherShared shared;
+  const BlockShare share = block_share(p, p.times.samples, blockIdx.x);
+  if (p.time_type == F64_TIMES) find_places<double>(p, share, shared);
+  else if (p.time_type == F32_TIMES) find_places<float>(p, share, shared);
+  else find_places<i64>(p, share, shared);
+  const i64 first_vector = share.tile * p.tile, vectors = (p.last - p.first) / N - first_vector;
+  const unsigned across = static_cast<unsigned>(vectors < p.tile ? vectors : p.tile);
+  const unsigned total = across * static_cast<unsigned>(share.rows);
+  const unsigned inverse = 0xffffffffu / across + 1;
+  for (unsigned item = threadIdx.x; item < total; item += PLAIN_BLOCK) {
+    const unsigned row = across == 1 ? item : __umulhi(item, inverse);
+    const i64 channel = p.first + (first_vector + (item - row * across)) * N;
+    const i64 batch = share.alike ? share.batch : quotient(share.first + row, p.times.samples);
+    const i64 distinct = p.rows == 1 ? 0 : batch;
+    const V* grad = element<V>(p.grad.data, batch * p.grad.batch_step + channel * p.grad.channel_step);
+    const Bracket* brackets = p.brackets + distinct * p.times.targets;
+    const i64* order = shared.sorted[row] ? nullptr : p.order + distinct * p.times.targets;
+    const Mode mode = mode_of(p.groups, channel);
+    Compute sums[N] = {};
+    const i64 at = shared.at[row], end = shared.after[row];
+    for (i64 place = shared.before[row]; place < end; place += DEPTH)
+      add_targets<V, N, DEPTH>(p, grad, brackets, order, mode, place, at, end, sums);
+    Chunk out;
 #pragma unroll
-      for (int n = 0; n < N; ++n) sums[n] = fused(part, E::widen(grad.at[n]), sums[n]);
-    }
+    for (int n = 0; n < N; ++n) out.at[n] = E::narrow(sums[n]);
+    Packed<Chunk> packed;
+    packed.pack(out);
+    packed.store(static_cast<V*>(p.output) + (share.first + row) * p.width + channel);
   }
-  Chunk out;
-#pragma unroll
-  for (int n = 0; n < N; ++n) out.at[n] = E::narrow(sums[n]);
-  Packed<Chunk> packed;
-  packed.pack(out);
-  packed.store(static_cast<V*>(p.output) + at.row * p.width + channel);
 }
 
 // What a target gives one of its bracket's quaternions: the gradient, or its derivative along the tangent.

@@ -102,17 +102,83 @@ __device__ Samples<T> samples_of(const Timeline& times, i64 row) {
   return {element<T>(times.source_times, row * times.source_row), times.source_step, count};
 }
 
-// Samples at or before `target`, found by one lane.
+__device__ inline i64 quotient(i64 a, i64 b) {
+  // A division of 64 bits takes a hundred instructions; numbers below 2^32 are common.
+  return ((a | b) >> 32) == 0 ? static_cast<unsigned>(a) / static_cast<unsigned>(b) : a / b;
+}
+
 template <class T>
-__device__ i64 upper_bound(const Samples<T>& samples, T target) {
-  i64 low = 0, length = samples.count;
+__device__ T target_of(const Timeline& times, i64 batch, i64 target) {
+  return __ldg(element<T>(times.target_times, batch * times.target_row + target * times.target_step));
+}
+
+// Which samples a search counts: those at or before a time, or those before it.
+enum Side { UP_TO, BEFORE };
+
+template <Side SIDE, class T>
+__device__ bool counts(T sample, T time) {
+  return SIDE == UP_TO ? sample <= time : sample < time;
+}
+
+// Samples up to or before `time`, found by one thread, of which at least `low` and at most `low + length` are: in steps
+// of 8 that wait for one load, where halving three times waits for three.
+template <Side SIDE, class T>
+__device__ i64 bound_between(const Samples<T>& samples, T time, i64 low, i64 length) {
   while (length > 0) {
-    const i64 half = length / 2;
-    const bool before = samples.at(low + half) <= target;
+    const i64 step = (length + 7) / 8;
+    int passed = 0;
+#pragma unroll
+    for (int k = 1; k <= 8; ++k) {
+      const i64 pivot = k * step - 1;
+      passed += pivot < length && counts<SIDE>(samples.at(low + pivot), time);
+    }
+    low += passed * step;
+    length = length - passed * step < step ? length - passed * step : step - 1;
+  }
+  return low;
+}
+
+template <Side SIDE, class T>
+__device__ i64 bound(const Samples<T>& samples, T time) {
+  return bound_between<SIDE>(samples, time, 0, samples.count);
+}
+
+// Source times that a block has read into shared memory: all of a short row, of a long one every 2^shift-th.
+constexpr int PIVOTS = 512;
+
+template <class T>
+struct Staged {
+  Samples<T> samples;
+  i64 count;
+  const T* pivots;
+  int shift;
+
+  __device__ T at(i64 sample) const { return shift == 0 ? pivots[sample] : samples.at(sample); }
+};
+
+// All threads of the block; they must meet before the pivots are read.
+template <class T>
+__device__ Staged<T> stage(const Samples<T>& samples, T* pivots) {
+  int shift = 0;
+  while (samples.count >> shift > PIVOTS) ++shift;
+  const int pivots_count = static_cast<int>(samples.count >> shift);
+  for (int pivot = threadIdx.x; pivot < pivots_count; pivot += blockDim.x)
+    pivots[pivot] = samples.at((i64{pivot + 1} << shift) - 1);
+  return {samples, samples.count, pivots, shift};
+}
+
+template <Side SIDE, class T>
+__device__ i64 bound(const Staged<T>& staged, T time) {
+  int low = 0, length = static_cast<int>(staged.count >> staged.shift);
+  while (length > 0) {
+    const int half = length / 2;
+    const bool before = counts<SIDE>(staged.pivots[low + half], time);
     low = before ? low + half + 1 : low;
     length = before ? length - half - 1 : half;
   }
-  return low;
+  if (staged.shift == 0) return low;
+  const i64 start = i64{low} << staged.shift, rest = staged.count - start, most = (i64{1} << staged.shift) - 1;
+  return bound_between<SIDE>(staged.samples, time, start, rest < most ? rest : most);
 }
 
 __device__ inline Bracket between(i64 left, double weight, double rate) {
@@ -133,8 +199,8 @@ __device__ double span_ratio(T from, T to, double span) {
 }
 
 // The end bracket's line; an end bracket of no length, or a single sample, holds.
-template <class T>
-__device__ Bracket extended(const Samples<T>& samples, T target, i64 end) {
+template <class Times, class T>
+__device__ Bracket extended(const Times& samples, T target, i64 end) {
   const i64 left = end > 0 ? end - 1 : 0;
   if (samples.count < 2) return between(end, 0.0, 0.0);
   const T from = samples.at(left), to = samples.at(left + 1);
@@ -145,8 +211,8 @@ __device__ Bracket extended(const Samples<T>& samples, T target, i64 end) {
 }
 
 // The bracket of a target of which `count` samples are at or before it; `spans` also asks for the spans beside it.
-template <class T>
-__device__ Bracket bracket_at(const Samples<T>& samples, T target, i64 count, int outside, bool spans) {
+template <class Times, class T>
+__device__ Bracket bracket_at(const Times& samples, T target, i64 count, int outside, bool spans) {
   const i64 last = samples.count - 1;
   if (target != target) return filled(last, NOT_A_NUMBER);
   if (is_infinite(target)) count = target > T(0) ? samples.count : 0;
@@ -193,12 +259,12 @@ __device__ Found<T> search(const Timeline& times, i64 first_row, int rows, int l
   const i64 mine = first_row + lane;
   const bool real = lane < rows && mine < all;
   const i64 row = real ? mine : (first_row < all ? first_row : 0);
-  const i64 batch = row / times.targets, column = row % times.targets;
+  const i64 batch = quotient(row, times.targets);
   const Samples<T> samples = samples_of<T>(times, batch);
-  const T target = __ldg(element<T>(times.target_times, batch * times.target_row + column * times.target_step));
+  const T target = target_of<T>(times, batch, row - batch * times.targets);
   i64 found = 0;
   if (rows > TOGETHER) {
-    found = upper_bound(samples, target);
+    found = bound<UP_TO>(samples, target);
   } else {
     for (int base = 0; base < rows; base += LOCKSTEP) {
       i64 low[LOCKSTEP], length[LOCKSTEP];

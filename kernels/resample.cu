@@ -1,10 +1,11 @@
 // Resampling of rows of channels: forward, its derivatives, and the gathering backward.
 //
-// A row's bracket is found once. What its channels become is in rows.cuh, how gradients come back in gather.cuh, and what
-// curves do in blend_*.cuh.
+// A row's bracket is found once. What its channels become is in rows_plain.cuh and rows_curved.cuh, how gradients come
+// back in gather.cuh, and what curves do in blend_*.cuh.
 
 #include "gather.cuh"
-#include "rows.cuh"
+#include "rows_curved.cuh"
+#include "rows_plain.cuh"
 
 using namespace robocache;
 
@@ -12,13 +13,13 @@ struct ResampleParams {
   Rows rows;
   Groups groups;
 };
-static_assert(sizeof(ResampleParams) == 520, "mirrors ops::resample::cuda::ForwardParams");
+static_assert(sizeof(ResampleParams) == 536, "mirrors ops::resample::cuda::ForwardParams");
 
 struct ResampleTangentParams {
   ResampleParams forward;
   Channels tangent;  // [B, S, D]
 };
-static_assert(sizeof(ResampleTangentParams) == 552, "mirrors ops::resample::cuda::TangentParams");
+static_assert(sizeof(ResampleTangentParams) == 568, "mirrors ops::resample::cuda::TangentParams");
 
 // A lane's sum runs over all channels, so all of them are one launch; its parameters have 4096 bytes for their runs.
 constexpr int MAX_RUNS = 224;
@@ -36,20 +37,22 @@ static_assert(sizeof(ResampleTimeGradParams) == 3760, "mirrors ops::resample::cu
 struct ResampleBracketParams {
   Timeline times;
   Bracket* brackets;  // [rows, T]
+  int* disorder;      // for each ORDER_TILE of them not 0 where some do not lie as `first_from` takes it
   i64 rows;           // distinct rows
-  int rows_per_warp;
   int spans;          // the spans beside the brackets are asked for too
+  int pad;
 };
-static_assert(sizeof(ResampleBracketParams) == 120, "mirrors ops::resample::cuda::BracketParams");
+static_assert(sizeof(ResampleBracketParams) == 128, "mirrors ops::resample::cuda::BracketParams");
 
 struct ResampleOrderParams {
   const Bracket* brackets;  // [rows, T]
   i64* order;               // [rows, T]: targets in ascending (bracket, target) order
   i64* scratch;             // [rows, T]
   i64* starts;              // [rows, S + 1]: places whose bracket begins before a sample
+  const int* disorder;      // as in ResampleBracketParams; null: every row is put in order
   i64 targets, samples;
 };
-static_assert(sizeof(ResampleOrderParams) == 48, "mirrors ops::resample::cuda::OrderParams");
+static_assert(sizeof(ResampleOrderParams) == 56, "mirrors ops::resample::cuda::OrderParams");
 
 namespace {
 
@@ -84,31 +87,57 @@ __device__ void time_gradient_rows(const ResampleTimeGradParams& p) {
   if (lane == 0) static_cast<T*>(p.output)[row] = static_cast<T>(sum);
 }
 
-// Threads: a warp finds the brackets of `rows_per_warp` targets and lane r keeps that of row r.
+// Whether a target lies beside its neighbours in time and in its bracket as `first_from` takes it: not where targets do
+// not ascend or are NaN, nor past an end whose line goes on.
+template <class Times, class T>
+__device__ bool is_in_order(const Times& samples, const Bracket& bracket, T target, T previous) {
+  const i64 left = bracket.left;
+  if (!(previous <= target)) return false;
+  if (left > 0 && target < samples.at(left)) return false;
+  return left + 1 >= samples.count || target < samples.at(left + 1);
+}
+
+// Threads: one for each target of the distinct rows.
 template <class T>
 __device__ void bracket_rows(const ResampleBracketParams& p) {
-  const int lane = threadIdx.x % WARP;
-  const i64 first_row = warp_of_grid() * p.rows_per_warp;
-  const i64 all = p.rows * p.times.targets;
-  if (first_row >= all) return;
-  const Bracket bracket = find_brackets<T>(p.times, first_row, p.rows_per_warp, lane, p.spans != 0);
-  if (lane < p.rows_per_warp && first_row + lane < all) p.brackets[first_row + lane] = bracket;
+  alignas(16) __shared__ u64 pivots[PIVOTS];
+  const i64 all = p.rows * p.times.targets, first = i64{blockIdx.x} * ORDER_TILE, place = first + threadIdx.x;
+  const bool real = place < all;
+  const i64 last = first + ORDER_TILE < all ? first + ORDER_TILE - 1 : all - 1;
+  const i64 of_first = quotient(first, p.times.targets);
+  const bool alike = of_first == quotient(last, p.times.targets);
+  const i64 row = alike ? of_first : quotient(real ? place : first, p.times.targets);
+  const i64 column = (real ? place : first) - row * p.times.targets;
+  const T target = target_of<T>(p.times, row, column);
+  const T previous = column > 0 ? target_of<T>(p.times, row, column - 1) : target;
+  const Samples<T> samples = samples_of<T>(p.times, row);
+  bool in_order = true;
+  const auto find = [&](const auto& times) {
+    const Bracket bracket = bracket_at(times, target, bound<UP_TO>(times, target), p.times.outside, p.spans != 0);
+    p.brackets[place] = bracket;
+    in_order = is_in_order(times, bracket, target, previous);
+  };
+  if (alike) {
+    const Staged<T> staged = stage(samples, reinterpret_cast<T*>(pivots));
+    __syncthreads();
+    if (real) find(staged);
+  } else if (real) {
+    find(samples);
+  }
+  const int disorder = __syncthreads_or(!in_order);
+  if (threadIdx.x == 0) p.disorder[blockIdx.x] = disorder;
 }
 
 // The whole of a forward launch: plain, curved, or the derivative along a tangent.
-template <class T, class V, int N>
+template <class T, class V>
 __device__ void resample_plain(const ResampleParams& p) {
-  const i64 warp = warp_of_grid();
-  Bracket mine;
-  if (brackets_of_warp<T>(p.rows, warp, false, &mine)) plain_rows<V, N, false>(p.rows, p.groups, warp, mine);
+  plain_rows<T, V>(p.rows, p.groups, blockIdx.x);
 }
 
 // Of any type of times: copies of integers and slopes are not compiled once for each.
-template <class V, int N, bool SLOPE>
+template <class V, bool SLOPE>
 __device__ void resample_plain_any(const ResampleParams& p) {
-  const i64 warp = warp_of_grid();
-  Bracket mine;
-  if (brackets_of_any(p.rows, warp, false, &mine)) plain_rows<V, N, SLOPE>(p.rows, p.groups, warp, mine);
+  plain_rows_of_any<V, SLOPE>(p.rows, p.groups, blockIdx.x);
 }
 
 template <class V>
@@ -128,10 +157,12 @@ __device__ void resample_tangent(const ResampleTangentParams& p) {
 
 }  // namespace
 
-// Threads: one block for each distinct row. Ascending targets need no sorting; others are merged, run by run, by
+// Threads: one block for each distinct row that has to be put in order. Ascending brackets need no sorting; others are merged, run by run, by
 // counting for each target how many of the neighbouring run come before it, which keeps equal brackets in target order.
 extern "C" __global__ void __launch_bounds__(256) resample_order(const __grid_constant__ ResampleOrderParams p) {
+  begin();
   const i64 row = blockIdx.x;
+  if (p.disorder != nullptr && ascends<true>(p.disorder, row, p.targets)) return;
   const Bracket* brackets = p.brackets + row * p.targets;
   i64* from = p.order + row * p.targets;
   i64* to = p.scratch + row * p.targets;
@@ -180,36 +211,43 @@ extern "C" __global__ void __launch_bounds__(256) resample_order(const __grid_co
 }
 
 #define KERNEL(NAME, PARAMS, BLOCK, ...)                                                                       \
-  extern "C" __global__ void __launch_bounds__(BLOCK) NAME(const __grid_constant__ PARAMS p) { __VA_ARGS__(p); }
+  extern "C" __global__ void __launch_bounds__(BLOCK) NAME(const __grid_constant__ PARAMS p) { \
+    begin();                                                                                                   \
+    __VA_ARGS__(p);                                                                                            \
+  }
+// Rows of 64-bit values need more registers than 4 blocks a multiprocessor leave.
+#define PLAIN_KERNEL(NAME, V, ...)                                                         \
+  extern "C" __global__ void __launch_bounds__(PLAIN_BLOCK, sizeof(V) == 8 ? 3 : 4)        \
+      NAME(const __grid_constant__ ResampleParams p) {                                     \
+    begin();                                                                               \
+    __VA_ARGS__(p);                                                                        \
+  }
 
-#define FORWARD(TIME, T, VALUE, V)                                                                      \
-  KERNEL(resample_##TIME##_##VALUE, ResampleParams, 128, resample_plain<T, V, 1>)                \
-  KERNEL(resample_##TIME##_##VALUE##_wide, ResampleParams, 128, resample_plain<T, V, WIDE<V>>)
-#define CURVED(VALUE, V)                                                                    \
-  KERNEL(resample_slope_##VALUE, ResampleParams, 128, resample_plain_any<V, 1, true>)       \
-  KERNEL(resample_curved_##VALUE, ResampleParams, 128, resample_curved<V>)                  \
-  KERNEL(resample_tangent_##VALUE, ResampleTangentParams, 128, resample_tangent<V>)
-CURVED(f64, double)
-CURVED(f32, float)
-CURVED(f16, __half)
-CURVED(bf16, __nv_bfloat16)
-
-#define FORWARD_ALL(TIME, T)                     \
-  FORWARD(TIME, T, f64, double)                  \
-  FORWARD(TIME, T, f32, float)                   \
-  FORWARD(TIME, T, f16, __half)                  \
+#define FORWARD(TIME, T, VALUE, V) \
+  PLAIN_KERNEL(resample_##TIME##_##VALUE, V, resample_plain<T, V>)
+#define FORWARD_ALL(TIME, T)    \
+  FORWARD(TIME, T, f64, double) \
+  FORWARD(TIME, T, f32, float)  \
+  FORWARD(TIME, T, f16, __half) \
   FORWARD(TIME, T, bf16, __nv_bfloat16)
 FORWARD_ALL(f64, double)
 FORWARD_ALL(f32, float)
 FORWARD_ALL(i64, long long)
 
-#define COPIES(VALUE, V)                                                                       \
-  KERNEL(resample_##VALUE, ResampleParams, 128, resample_plain_any<V, 1, false>)               \
-  KERNEL(resample_##VALUE##_wide, ResampleParams, 128, resample_plain_any<V, WIDE<V>, false>)
+#define COPIES(VALUE, V) PLAIN_KERNEL(resample_##VALUE, V, resample_plain_any<V, false>)
 COPIES(b64, Raw<unsigned long long>)
 COPIES(b32, Raw<unsigned>)
 COPIES(b16, Raw<unsigned short>)
 COPIES(b8, Raw<unsigned char>)
+
+#define CURVED(VALUE, V)                                                                     \
+  PLAIN_KERNEL(resample_slope_##VALUE, V, resample_plain_any<V, true>)                      \
+  KERNEL(resample_curved_##VALUE, ResampleParams, 128, resample_curved<V>)                   \
+  KERNEL(resample_tangent_##VALUE, ResampleTangentParams, 128, resample_tangent<V>)
+CURVED(f64, double)
+CURVED(f32, float)
+CURVED(f16, __half)
+CURVED(bf16, __nv_bfloat16)
 
 #define TIME_GRAD(TIME, T, VALUE, V)                                                              \
   KERNEL(resample_time_grad_##TIME##_##VALUE, ResampleTimeGradParams, 128, time_gradient_rows<T, V>)
@@ -221,13 +259,22 @@ COPIES(b8, Raw<unsigned char>)
 TIME_GRAD_ALL(f64, double)
 TIME_GRAD_ALL(f32, float)
 
-KERNEL(resample_bracket_f64, ResampleBracketParams, 128, bracket_rows<double>)
-KERNEL(resample_bracket_f32, ResampleBracketParams, 128, bracket_rows<float>)
-KERNEL(resample_bracket_i64, ResampleBracketParams, 128, bracket_rows<long long>)
+KERNEL(resample_bracket_f64, ResampleBracketParams, ORDER_TILE, bracket_rows<double>)
+KERNEL(resample_bracket_f32, ResampleBracketParams, ORDER_TILE, bracket_rows<float>)
+KERNEL(resample_bracket_i64, ResampleBracketParams, ORDER_TILE, bracket_rows<long long>)
 
+// Few targets a source row want many rows in flight, many targets a row many of those.
+#define GATHER(NAME, DEPTH, BLOCKS, V, N)                                      \
+  extern "C" __global__ void __launch_bounds__(PLAIN_BLOCK, BLOCKS)            \
+      NAME(const __grid_constant__ ResampleBackwardParams p) {                 \
+    begin();                                                                   \
+    backward_rows<V, N, DEPTH>(p);                                             \
+  }
 #define BACKWARD(VALUE, V)                                                                                  \
-  KERNEL(resample_backward_##VALUE, ResampleBackwardParams, 256, backward_rows<V, 1>)                       \
-  KERNEL(resample_backward_##VALUE##_wide, ResampleBackwardParams, 256, backward_rows<V, WIDE<V>>)          \
+  GATHER(resample_backward_##VALUE, 3, sizeof(V) == 8 ? 3 : 4, V, 1)                                        \
+  GATHER(resample_backward_##VALUE##_wide, 3, sizeof(V) == 8 ? 3 : 4, V, WIDE<V>)                           \
+  GATHER(resample_backward_##VALUE##_deep, 8, 2, V, 1)                                                      \
+  GATHER(resample_backward_##VALUE##_wide_deep, 8, 2, V, WIDE<V>)                                           \
   KERNEL(resample_backward_curved_##VALUE, ResampleBackwardParams, 128, curved_backward_rows<V, false>)     \
   KERNEL(resample_curvature_##VALUE, ResampleBackwardParams, 128, curved_backward_rows<V, true>)
 BACKWARD(f64, double)

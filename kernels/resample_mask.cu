@@ -47,6 +47,7 @@ __device__ void mask_rows(const ResampleMaskParams& p) {
 
 #define KERNEL(NAME, T)                                                                                     \
   extern "C" __global__ void __launch_bounds__(128) NAME(const __grid_constant__ ResampleMaskParams p) { \
+    begin();                                                                                                \
     mask_rows<T>(p);                                                                                        \
   }
 KERNEL(resample_mask_f64, double)

@@ -1,11 +1,9 @@
-// Rows of channels at their targets, for the operators that resample: a warp's share of the work, read and written.
+// What the operators that resample read and write: signals, and how a launch divides their rows.
 //
-// `plain_rows` copies samples and draws lines; `curved_rows` also turns, slerps and bends.
+// `plain_rows` (rows_plain.cuh) copies samples and draws lines, a block at a time; `curved_rows` (rows_curved.cuh) also
+// turns, slerps and bends, a warp at a time.
 #pragma once
 
-#include "blend_angle.cuh"
-#include "blend_pchip.cuh"
-#include "blend_slerp.cuh"
 #include "interpolate.cuh"
 
 namespace robocache {
@@ -16,265 +14,53 @@ struct Channels {
   i64 batch_step, row_step, channel_step;
 };
 
+// Threads of a block that works together: `PLAIN_BLOCK` in the plan.
+constexpr int PLAIN_BLOCK = 256;
+// Rows of a block are at most its threads: one finds the bracket of one row.
+constexpr int MAX_ROWS = PLAIN_BLOCK;
+
 enum TimeType : int { F64_TIMES, F32_TIMES, I64_TIMES };
 
-// A signal, where its channels go, and how warps divide its rows.
+// How channels are moved: by element, in vectors of so many bytes, or unit by unit.
+enum Access : int { BY_ELEMENT, BY_4_BYTES, BY_8_BYTES, BY_16_BYTES, CURVED };
+
+// A signal, where its channels go, and how its rows are shared out: to blocks of a plain launch, to warps of a curved.
 struct Rows {
   Timeline times;
   Channels values;    // [B, S, D]
   void* output;       // [B, T, width]
   i64 width, column;  // channels of a row of the output, and which of them takes channel 0
   i64 first, last;    // the channels of this launch; units of a curved one
-  i64 tile, tiles;    // vectors (or units) of a row that one warp handles, and how many such parts a row has
-  int rows_per_warp;
-  int time_type;  // a TimeType
+  i64 tile, tiles;    // vectors (or units) of a row in one share, and how many such parts a row has
+  int rows_per_share;
+  int chunks;         // shares of the targets of one row of the batch; 0: rows of [B * T] are cut as if it had one row
+  int time_type;      // a TimeType
+  int access;         // an Access
+  int mode;           // that of all channels, or -1: it is in the groups
+  int store_bytes;    // what the output takes in one store of a wider vector
 };
-static_assert(sizeof(Rows) == 192, "mirrors ops::signal_cuda::Rows");
+static_assert(sizeof(Rows) == 208, "mirrors ops::signal_cuda::Rows");
 
-// The bracket of this lane's row among those of a warp; false past the last row.
-template <class T>
-__device__ bool brackets_of_warp(const Rows& p, i64 warp, bool spans, Bracket* mine) {
-  const i64 first_row = warp / p.tiles * p.rows_per_warp;
-  if (first_row >= p.times.batch * p.times.targets) return false;
-  *mine = find_brackets<T>(p.times, first_row, p.rows_per_warp, threadIdx.x % WARP, spans);
-  return true;
-}
-
-// As above, whatever the type of the times: kernels with much code of their own are not compiled once for each.
-__device__ inline bool brackets_of_any(const Rows& p, i64 warp, bool spans, Bracket* mine) {
-  if (p.time_type == F64_TIMES) return brackets_of_warp<double>(p, warp, spans, mine);
-  if (p.time_type == F32_TIMES) return brackets_of_warp<float>(p, warp, spans, mine);
-  return brackets_of_warp<i64>(p, warp, spans, mine);
-}
-
-// One element of the result from its two samples; `weight` is the bracket's, in the compute type.
-template <class V, bool SLOPE>
-__device__ V blend(V a, V b, typename Element<V>::Compute weight) {
-  using E = Element<V>;
-  const auto left = E::widen(a), right = E::widen(b);
-  return E::narrow(SLOPE ? (right - left) * weight : fused(weight, right - left, left));
-}
-
-// What a lane keeps of its row for all the warp: where its bracket's first sample lies and how its channels are made.
-template <class Compute>
-struct RowWork {
-  i64 source;  // offset of channel 0 of sample `left`
-  Compute weight;
-  unsigned flags;
+// The rows and vectors of a block.
+struct BlockShare {
+  i64 first;  // of its rows of [B * T] or [B * S]
+  int rows;
+  bool alike;  // all are of one row of the batch
+  i64 batch;   // that row
+  i64 tile;    // which part of each row
 };
 
-enum Flags : unsigned {
-  IS_ZERO = 1,
-  IS_NAN = 2,
-  BLENDS = 4,           // linear channels take both samples
-  NEXT_IS_RIGHT = 8,    // `next` copies `left + 1`
-  NEAREST_IS_RIGHT = 16
-};
-
-template <class V, bool SLOPE>
-__device__ RowWork<typename Element<V>::Compute> work_of(const Rows& p, const Bracket& bracket, i64 row) {
-  using Compute = typename Element<V>::Compute;
-  const i64 batch = row / p.times.targets;
-  const i64 source = batch * p.values.batch_step + bracket.left * p.values.row_step;
-  const Compute weight = static_cast<Compute>(SLOPE ? bracket.rate : bracket.weight);
-  if (SLOPE) return {source, weight, bracket.rate != 0.0 ? BLENDS : 0u};
-  unsigned flags = bracket.fill == ZERO ? IS_ZERO : (bracket.fill == NOT_A_NUMBER ? IS_NAN : 0u);
-  if (weight != Compute(0) && flags == 0) flags |= BLENDS;
-  if (copied(bracket, NEXT) != bracket.left) flags |= NEXT_IS_RIGHT;
-  if (copied(bracket, NEAREST) != bracket.left) flags |= NEAREST_IS_RIGHT;
-  return {source, weight, flags};
-}
-
-// Which samples an element is made of.
-struct Pick {
-  bool shifted;  // the first sample read is `left + 1`
-  bool both;     // the sample after it is blended in
-  bool zero, nan;
-};
-
-template <class V, bool SLOPE>
-__device__ Pick pick(unsigned flags, Mode mode) {
-  const bool both = !IS_RAW<V> && mode == LINEAR && (flags & BLENDS) != 0;
-  if (SLOPE) return {false, both, !both, false};
-  const unsigned right = mode == NEXT ? NEXT_IS_RIGHT : (mode == NEAREST ? NEAREST_IS_RIGHT : 0u);
-  const bool shifted = (flags & right) != 0;
-  return {shifted, both, (flags & IS_ZERO) != 0, (flags & IS_NAN) != 0};
-}
-
-// Vectors in flight for each lane before the first is used.
-constexpr int FLIGHT = 4;
-
-// Threads: a warp handles `rows_per_warp` rows of [B * T] and one tile of their vectors of N channels; lane l takes
-// the vectors l, l + 32, ... of the rows laid end to end.
-template <class V, int N, bool SLOPE, class Groups>
-__device__ void plain_rows(const Rows& p, const Groups& groups, i64 warp, const Bracket& bracket) {
-  using Compute = typename Element<V>::Compute;
-  using Chunk = Vector<V, N>;
-  const int lane = threadIdx.x % WARP;
-  const i64 first_row = warp / p.tiles * p.rows_per_warp;
-  const i64 all = p.times.batch * p.times.targets;
-  const i64 own_row = first_row + lane < all ? first_row + lane : first_row;
-  const RowWork<Compute> mine = work_of<V, SLOPE>(p, bracket, own_row);
-
-  const i64 tile_start = warp % p.tiles * p.tile;
-  const i64 vectors = (p.last - p.first) / N - tile_start;
-  const int across = static_cast<int>(vectors < p.tile ? vectors : p.tile);
-  const int rows = static_cast<int>(all - first_row < p.rows_per_warp ? all - first_row : p.rows_per_warp);
-  const int total = across * rows;
-  for (int base = 0; base < total; base += WARP * FLIGHT) {
-    Packed<Chunk> a[FLIGHT], b[FLIGHT];
-    Compute weight[FLIGHT];
-    Pick picks[FLIGHT];
-    i64 place[FLIGHT];
-#pragma unroll
-    for (int k = 0; k < FLIGHT; ++k) {
-      const int item = base + k * WARP + lane;
-      const bool real = item < total;
-      const int r = real ? item / across : 0;
-      const i64 source = __shfl_sync(ALL_LANES, mine.source, r);
-      const unsigned flags = __shfl_sync(ALL_LANES, mine.flags, r);
-      weight[k] = __shfl_sync(ALL_LANES, mine.weight, r);
-      const i64 channel = p.first + (tile_start + (item - r * across)) * N;
-      place[k] = real ? (first_row + r) * p.width + p.column + channel : -1;
-      picks[k] = pick<V, SLOPE>(flags, real ? mode_of(groups, channel) : PREVIOUS);
-      if (real && !picks[k].zero && !picks[k].nan) {
-        const i64 offset = source + (picks[k].shifted ? p.values.row_step : 0) + channel * p.values.channel_step;
-        a[k].load(element<V>(p.values.data, offset));
-        if (picks[k].both) b[k].load(element<V>(p.values.data, offset + p.values.row_step));
-      }
-    }
-#pragma unroll
-    for (int k = 0; k < FLIGHT; ++k) {
-      if (place[k] < 0) continue;
-      const Chunk left = a[k].unpack(), right = b[k].unpack();
-      Chunk out;
-#pragma unroll
-      for (int n = 0; n < N; ++n) {
-        V v = left.at[n];
-        if constexpr (!IS_RAW<V>) v = picks[k].both ? blend<V, SLOPE>(v, right.at[n], weight[k]) : v;
-        out.at[n] = picks[k].nan ? Element<V>::nan() : (picks[k].zero ? V{} : v);
-      }
-      Packed<Chunk> packed;
-      packed.pack(out);
-      packed.store(static_cast<V*>(p.output) + place[k]);
-    }
-  }
-}
-
-// A quaternion of a row in f64, and back.
-template <class V>
-__device__ Quaternion<double> quaternion(const Channels& values, i64 offset) {
-  Quaternion<double> q;
-#pragma unroll
-  for (int k = 0; k < 4; ++k)
-    q.at[k] = static_cast<double>(Element<V>::widen(*element<V>(values.data, offset + k * values.channel_step)));
-  return q;
-}
-
-template <class V>
-__device__ void write(const Quaternion<double>& q, V* output) {
-#pragma unroll
-  for (int k = 0; k < 4; ++k) output[k] = narrow_from<V>(q.at[k]);
-}
-
-// A channel of the samples around a bracket, of which `offset` is the left one; samples that the curve does not reach
-// are others of the row, and are not used.
-template <class V>
-__device__ Window<typename Element<V>::Compute> window(const Channels& values, i64 offset, const Bracket& bracket) {
-  using E = Element<V>;
-  const i64 before = bracket.before != 0.0 ? values.row_step : 0;
-  const i64 right = offset + values.row_step;
-  const i64 after = bracket.after != 0.0 ? values.row_step : 0;
-  return {E::widen(*element<V>(values.data, offset - before)), E::widen(*element<V>(values.data, offset)),
-          E::widen(*element<V>(values.data, right)), E::widen(*element<V>(values.data, right + after))};
-}
-
-template <class C>
-__device__ Spans<C> spans_of(const Bracket& bracket) {
-  return {static_cast<C>(bracket.before), static_cast<C>(bracket.after)};
-}
-
-// Where a unit of a source row lies: sample `left` of the values, and of the tangent where there is one.
-struct Source {
-  const Channels& values;
-  const Channels& tangent;
-  i64 left, tangent_left;
-};
-
-// One unit of the result, or (with TANGENT) of its derivative along the tangent.
-template <class V, bool TANGENT>
-__device__ void curved_unit(const Source& s, Mode mode, const Bracket& bracket, V* output) {
-  using E = Element<V>;
-  using Compute = typename E::Compute;
-  const int width = mode == SLERP ? 4 : 1;
-  const Compute weight = static_cast<Compute>(bracket.weight);
-  if (bracket.fill != NONE) {
-    for (int k = 0; k < width; ++k) output[k] = bracket.fill == ZERO || TANGENT ? V{} : E::nan();
-    return;
-  }
-  const Channels& read = TANGENT ? s.tangent : s.values;
-  const i64 left = TANGENT ? s.tangent_left : s.left;
-  const bool blends = mode == LINEAR || mode >= ANGLE;
-  if (!blends || weight == Compute(0)) {
-    const i64 offset = left + (copied(bracket, mode) - bracket.left) * read.row_step;
-    for (int k = 0; k < width; ++k) {
-      const V v = *element<V>(read.data, offset + k * read.channel_step);
-      output[k] = mode == ANGLE && !TANGENT ? E::narrow(wrap_angle(E::widen(v))) : v;
-    }
-    return;
-  }
-  if (mode == SLERP) {
-    const Quaternion<double> a = quaternion<V>(s.values, s.left);
-    const Quaternion<double> b = quaternion<V>(s.values, s.left + s.values.row_step);
-    if constexpr (TANGENT) {
-      const Quaternion<double> da = quaternion<V>(s.tangent, left);
-      const Quaternion<double> db = quaternion<V>(s.tangent, left + s.tangent.row_step);
-      write(slope_of(blend_slerp(dual(a, da), dual(b, db), bracket.weight)), output);
-    } else {
-      write(blend_slerp(a, b, bracket.weight), output);
-    }
-    return;
-  }
-  if (mode == PCHIP) {
-    const Window<Compute> x = window<V>(s.values, s.left, bracket);
-    const Spans<Compute> spans = spans_of<Compute>(bracket);
-    if constexpr (TANGENT) *output = E::narrow(pchip_tangent(x, weight, spans, window<V>(s.tangent, left, bracket)));
-    else *output = E::narrow(blend_pchip(x, weight, spans));
-    return;
-  }
-  const Compute a = E::widen(*element<V>(read.data, left));
-  const Compute b = E::widen(*element<V>(read.data, left + read.row_step));
-  *output = E::narrow(mode == ANGLE && !TANGENT ? blend_angle(a, b, weight) : fused(weight, b - a, a));
-}
-
-// Threads: a warp handles `rows_per_warp` rows of [B * T] and one tile of their units; lane l takes the units l, l +
-// 32, ... of the rows laid end to end.
-template <class V, bool TANGENT, class Groups>
-__device__ void curved_rows(
-    const Rows& p, const Channels& tangent, const Groups& groups, i64 warp, const Bracket& mine) {
-  const int lane = threadIdx.x % WARP;
-  const i64 first_row = warp / p.tiles * p.rows_per_warp;
-  const i64 all = p.times.batch * p.times.targets;
-  const i64 tile_start = warp % p.tiles * p.tile;
-  const i64 units = p.last - p.first - tile_start;
-  const int across = static_cast<int>(units < p.tile ? units : p.tile);
-  const int rows = static_cast<int>(all - first_row < p.rows_per_warp ? all - first_row : p.rows_per_warp);
-  const int total = across * rows;
-  for (int base = 0; base < total; base += WARP) {
-    const int item = base + lane;
-    const bool real = item < total;
-    const int r = real ? item / across : 0;
-    const Bracket bracket = bracket_of_lane(mine, r);
-    if (!real) continue;
-    const Unit unit = unit_of(groups, p.first + tile_start + (item - r * across));
-    const i64 batch = (first_row + r) / p.times.targets;
-    const auto left = [&](const Channels& c) {
-      return batch * c.batch_step + bracket.left * c.row_step + unit.channel * c.channel_step;
-    };
-    const Source source = {p.values, tangent, left(p.values), TANGENT ? left(tangent) : 0};
-    V* output = static_cast<V*>(p.output) + (first_row + r) * p.width + p.column + unit.channel;
-    curved_unit<V, TANGENT>(source, unit.mode, bracket, output);
-  }
+// Of a launch whose rows are those of [batch * count].
+template <class Params>
+__device__ BlockShare block_share(const Params& p, i64 count, unsigned block) {
+  const unsigned tiles = static_cast<unsigned>(p.tiles), part = block / tiles, tile = block - part * tiles;
+  const bool alike = p.chunks > 0;
+  const unsigned chunks = alike ? static_cast<unsigned>(p.chunks) : 1u;
+  const unsigned batch = part / chunks;
+  const i64 within = i64{alike ? part - batch * chunks : part} * p.rows_per_share;
+  const i64 all = alike ? count : p.times.batch * count;
+  const int rows = static_cast<int>(all - within < p.rows_per_share ? all - within : p.rows_per_share);
+  return {(alike ? batch * count : 0) + within, rows, alike, alike ? batch : 0, tile};
 }
 
 }  // namespace robocache

@@ -3,6 +3,7 @@
 //! Torch owns memory, contexts and streams. This module adds a kernel to a stream of torch's, and nothing else.
 //! The driver is loaded at run time, so one library serves machines with and without it.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_void};
 use std::fmt;
@@ -81,6 +82,8 @@ pub fn choose(capability: u32, available: impl Iterator<Item = Arch> + Clone) ->
 struct Ready {
     function: sys::CUfunction,
     context: sys::CUcontext,
+    /// Its launch may come before the kernels ahead of it are done: it waits for them itself (`begin` in the kernels).
+    overlaps: bool,
 }
 
 // SAFETY: both are handles that live as long as the process (nothing here releases them) and that the driver lets any
@@ -94,6 +97,8 @@ unsafe impl Sync for Ready {}
 struct Device {
     capability: u32,
     context: sys::CUcontext,
+    /// The driver lets a kernel begin before those ahead of it are done, also in a graph that is captured.
+    overlaps: bool,
 }
 
 /// What the driver has been asked for so far.
@@ -105,7 +110,24 @@ struct Loaded {
 // SAFETY: handles that live as long as the process and that the driver lets any thread use.
 unsafe impl Send for Loaded {}
 
-/// Kernels by device, file and name: all that a launch looks at once a kernel has run.
+/// A kernel that this thread has launched.
+#[derive(Clone, Copy)]
+struct Recent {
+    device: i32,
+    file: &'static str,
+    kernel: &'static str,
+    ready: Ready,
+}
+
+/// Kernels that a thread remembers; one that shares its place with another is looked up in `READY`.
+const RECENT_PLACES: usize = 64;
+
+thread_local! {
+    /// By the addresses of their names: no lock is taken and no text compared, which a tiny call would notice.
+    static RECENT: [Cell<Option<Recent>>; RECENT_PLACES] = const { [const { Cell::new(None) }; RECENT_PLACES] };
+}
+
+/// Kernels by device, file and name, for the first launch of each on a thread.
 static READY: RwLock<BTreeMap<(i32, &str, &str), Ready>> = RwLock::new(BTreeMap::new());
 
 static LOADED: Mutex<Loaded> = Mutex::new(Loaded { devices: BTreeMap::new(), libraries: BTreeMap::new() });
@@ -136,22 +158,28 @@ pub unsafe fn launch<P: Copy>(
         return Ok(());
     }
     let work = Work { op, device, file, kernel: launch.kernel };
-    let ready = work.ready()?;
+    let ready = work.recent()?;
     let _current = Current::switch_to(ready.context).map_err(|error| work.refused("launch", error))?;
     let [x, y, z] = launch.grid;
     let [width, height, depth] = launch.block;
+    let mut early: sys::CUlaunchAttribute = EARLY;
+    let config = sys::CUlaunchConfig {
+        gridDimX: x,
+        gridDimY: y,
+        gridDimZ: z,
+        blockDimX: width,
+        blockDimY: height,
+        blockDimZ: depth,
+        sharedMemBytes: launch.shared_bytes,
+        hStream: stream as sys::CUstream,
+        attrs: &mut early,
+        numAttrs: u32::from(ready.overlaps),
+    };
+    let mut params = [ptr::from_ref(params).cast_mut().cast::<c_void>()];
     // SAFETY: the caller's promises; the driver copies the one parameter before it returns and only reads it.
-    unsafe {
-        result::launch_kernel(
-            ready.function,
-            (x, y, z),
-            (width, height, depth),
-            launch.shared_bytes,
-            stream as sys::CUstream,
-            &mut [ptr::from_ref(params).cast_mut().cast::<c_void>()],
-        )
-    }
-    .map_err(|error| work.refused("launch", error))
+    unsafe { sys::cuLaunchKernelEx(&config, ready.function, params.as_mut_ptr(), ptr::null_mut()) }
+        .result()
+        .map_err(|error| work.refused("launch", error))
 }
 
 /// Which kernel where, and for whom: the words of an error.
@@ -164,6 +192,23 @@ struct Work {
 }
 
 impl Work {
+    fn recent(&self) -> Result<Ready> {
+        let same = |found: &Recent| {
+            found.device == self.device && ptr::eq(found.file, self.file) && ptr::eq(found.kernel, self.kernel)
+        };
+        // Names are some 16 bytes long and lie side by side.
+        let place = self.kernel.as_ptr().addr() / 16 % RECENT_PLACES;
+        RECENT.with(|recent| match recent[place].get().filter(same) {
+            Some(found) => Ok(found.ready),
+            None => {
+                let &Work { device, file, kernel, .. } = self;
+                let ready = self.ready()?;
+                recent[place].set(Some(Recent { device, file, kernel, ready }));
+                Ok(ready)
+            }
+        })
+    }
+
     fn ready(&self) -> Result<Ready> {
         let key = (self.device, self.file, self.kernel);
         if let Some(ready) = READY.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
@@ -185,7 +230,8 @@ impl Work {
             code => code.map_err(|error| self.refused("find", error))?,
         }
         // A launch takes the kernel of a library in place of a function, and runs it in the current context.
-        let ready = Ready { function: kernel.cast(), context: device.context };
+        let overlaps = device.overlaps && matches!(self.arch(device), Some(Arch::Sm(number)) if number >= 90);
+        let ready = Ready { function: kernel.cast(), context: device.context, overlaps };
         READY.write().unwrap_or_else(PoisonError::into_inner).insert(key, ready);
         Ok(ready)
     }
@@ -199,11 +245,15 @@ impl Work {
         Ok(device)
     }
 
+    /// What the image that the device runs was compiled for.
+    fn arch(&self, device: Device) -> Option<Arch> {
+        choose(device.capability, IMAGES.iter().filter(|image| image.file == self.file).map(|image| image.arch))
+    }
+
     fn library(&self, loaded: &mut Loaded, device: Device) -> Result<sys::CUlibrary> {
-        let mine = || IMAGES.iter().filter(|image| image.file == self.file);
-        let chosen = choose(device.capability, mine().map(|image| image.arch));
-        let image =
-            chosen.and_then(|arch| mine().find(|image| image.arch == arch)).ok_or_else(|| self.no_image(device))?;
+        let arch = self.arch(device).ok_or_else(|| self.no_image(device))?;
+        let is_it = |image: &&Image| image.file == self.file && image.arch == arch;
+        let image = IMAGES.iter().find(is_it).ok_or_else(|| self.no_image(device))?;
         if let Some(library) = loaded.libraries.get(&(image.file, image.arch)) {
             return Ok(*library);
         }
@@ -285,8 +335,23 @@ fn open(index: i32) -> std::result::Result<Device, DriverError> {
         let attribute = |name| result::device::get_attribute(device, name);
         (attribute(MAJOR)?, attribute(MINOR)?, result::primary_ctx::retain(device)?)
     };
-    Ok(Device { capability: major.unsigned_abs() * 10 + minor.unsigned_abs(), context })
+    let mut version = 0;
+    // SAFETY: a number is written.
+    unsafe { sys::cuDriverGetVersion(&mut version) }.result()?;
+    let overlaps = version >= OVERLAPPING_DRIVER;
+    Ok(Device { capability: major.unsigned_abs() * 10 + minor.unsigned_abs(), context, overlaps })
 }
+
+/// CUDA 12.3, the first whose graph captures keep launches that begin early.
+const OVERLAPPING_DRIVER: i32 = 12_030;
+
+/// Lets a launch begin when every block of the kernel ahead has begun, not when it is done (programmatic dependent
+/// launch). Machine code for 9.0 and later waits by itself for what is ahead to be done before it touches memory.
+const EARLY: sys::CUlaunchAttribute = sys::CUlaunchAttribute {
+    id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+    pad: [0; 4],
+    value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+};
 
 /// The context that was current on this thread, put back when dropped.
 struct Current {

@@ -1,7 +1,8 @@
 //! Signals in the kernels: mirrors of the structs in `kernels/rows.cuh`, and how wide their rows can be moved.
 
-use super::rows_plan::Share;
+use super::rows_plan::{Access, Share};
 use super::timeline_cuda::Times;
+use crate::ops::modes::Modes;
 use crate::ops::signal::Signal;
 use crate::tensor::{DType, View};
 
@@ -41,6 +42,11 @@ pub fn time_type(dtype: DType) -> i32 {
     }
 }
 
+/// `mode` in the kernels: that of all channels, or -1.
+pub fn mode_code(modes: &Modes) -> i32 {
+    modes.uniform().map_or(-1, |mode| mode as i32)
+}
+
 /// `Rows` in the kernels.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -54,15 +60,25 @@ pub struct Rows {
     last: i64,
     tile: i64,
     tiles: i64,
-    rows_per_warp: i32,
+    rows_per_share: i32,
+    chunks: i32,
     time_type: i32,
+    access: i32,
+    mode: i32,
+    store_bytes: i32,
 }
 
-const _: () = assert!(size_of::<Rows>() == 192);
+const _: () = assert!(size_of::<Rows>() == 208);
 
 impl Rows {
     /// All rows of a signal that has the output to itself; the launch covers `first..last` of each.
-    pub fn new(signal: &Signal, output: *mut u8, (first, last): (i64, i64), share: &Share) -> Self {
+    pub fn new(
+        signal: &Signal,
+        output: *mut u8,
+        (first, last): (i64, i64),
+        (access, store_bytes): (Access, usize),
+        share: &Share,
+    ) -> Self {
         Rows {
             times: Times::new(&signal.timeline),
             values: Channels::new(&signal.values),
@@ -73,15 +89,18 @@ impl Rows {
             last,
             tile: share.tile as i64,
             tiles: share.tiles as i64,
-            rows_per_warp: share.rows_per_warp as i32,
+            rows_per_share: share.rows as i32,
+            chunks: share.chunks as i32,
             time_type: time_type(signal.timeline.source_times.dtype()),
+            access: access as i32,
+            mode: mode_code(&signal.modes),
+            store_bytes: store_bytes as i32,
         }
     }
 }
 
-/// True where rows of channels of `view` can be moved `bytes` at a time between it and rows that lie `row` bytes apart,
-/// the first at `written`.
-pub fn moves_in(bytes: usize, view: &View, written: usize, row: usize) -> bool {
+/// True where rows of channels of `view` can be read `bytes` at a time.
+pub fn reads_in(bytes: usize, view: &View) -> bool {
     let size = view.dtype().size();
     let whole = |number: usize| number.is_multiple_of(bytes);
     bytes > size
@@ -89,6 +108,14 @@ pub fn moves_in(bytes: usize, view: &View, written: usize, row: usize) -> bool {
         && whole(view.size(2) * size)
         && (0..2).all(|axis| view.size(axis) <= 1 || whole(view.stride(axis).unsigned_abs() * size))
         && whole(view.data().addr())
-        && whole(written)
-        && whole(row)
+}
+
+/// How the channels of a signal of one mode move to rows that lie `row` bytes apart, the first at `written`: the widest
+/// vectors that can be read, and the bytes of the stores by which they can be written.
+pub fn moves(view: &View, written: usize, row: usize) -> (Access, usize) {
+    let stores = |bytes: usize| written.is_multiple_of(bytes) && row.is_multiple_of(bytes);
+    // Vectors of 16 bytes can be written in parts, of 8 or 4 bytes.
+    let reads = |bytes: usize| reads_in(bytes, view) && stores(if bytes == 16 { 4 } else { bytes });
+    let access = Access::widest(reads);
+    (access, [16, 8].into_iter().find(|&bytes| stores(bytes)).unwrap_or(4))
 }

@@ -1,12 +1,13 @@
 //! `fuse` on CUDA: the kernel's parameters and its launch, one for up to 16 streams.
 
-use super::plan::{self, Access, Case, MAX_GROUPS, MAX_STREAMS, StreamCase};
+use super::plan::{self, Case, MAX_GROUPS, MAX_STREAMS, StreamCase};
 use crate::cuda;
 use crate::device::Stream as CudaStream;
 use crate::error::Result;
 use crate::ops::modes::Mode;
+use crate::ops::rows_plan::Access;
 use crate::ops::signal::Signal;
-use crate::ops::signal_cuda::{Channels, moves_in, time_type};
+use crate::ops::signal_cuda::{Channels, mode_code, moves, time_type};
 use crate::ops::timeline_cuda::{Count, entries, outside_code};
 
 const FILE: &str = "fuse";
@@ -23,16 +24,20 @@ struct Stream {
     values: Channels,
     column: i64,
     across: i64,
-    first_warp: i64,
+    first_block: i64,
     tile: i64,
     tiles: i64,
-    rows_per_warp: i32,
+    rows_per_share: i32,
+    chunks: i32,
     access: i32,
     first_group: i32,
     groups: i32,
+    mode: i32,
+    store_bytes: i32,
+    pad: i32,
 }
 
-const _: () = assert!(size_of::<Stream>() == 128);
+const _: () = assert!(size_of::<Stream>() == 144);
 
 /// `FuseParams` in the kernel.
 #[repr(C)]
@@ -56,7 +61,7 @@ struct Params {
     modes: [i32; MAX_GROUPS],
 }
 
-const _: () = assert!(size_of::<Params>() == 3408);
+const _: () = assert!(size_of::<Params>() == 3664);
 
 impl Stream {
     const NONE: Stream = Stream {
@@ -68,52 +73,57 @@ impl Stream {
         values: Channels::NONE,
         column: 0,
         across: 0,
-        first_warp: 0,
+        first_block: 0,
         tile: 0,
         tiles: 0,
-        rows_per_warp: 0,
+        rows_per_share: 0,
+        chunks: 0,
         access: 0,
         first_group: 0,
         groups: 0,
+        mode: -1,
+        store_bytes: 0,
+        pad: 0,
     };
 }
 
-/// What decides about a stream whose first channel goes to `column` of rows of `width`.
-fn case_of(signal: &Signal, output: *mut u8, column: usize, width: usize) -> StreamCase {
+/// Where a stream's first channel goes in a row of the result, and by stores of how many bytes.
+#[derive(Clone, Copy)]
+struct Written {
+    column: usize,
+    store_bytes: usize,
+}
+
+/// What decides about a stream whose first channel goes to `column` of rows of `width`; and the bytes of a store.
+fn case_of(signal: &Signal, output: *mut u8, column: usize, width: usize) -> (StreamCase, usize) {
     let size = signal.values.dtype().size();
-    let moves = |bytes| {
-        signal.modes.uniform().is_some()
-            && moves_in(bytes, &signal.values, output.addr().wrapping_add(column * size), width * size)
+    let groups = signal.modes.groups();
+    let (access, store_bytes) = match signal.modes.uniform() {
+        _ if signal.modes.any(Mode::is_curved) => (Access::Curved, 0),
+        Some(_) => moves(&signal.values, output.addr().wrapping_add(column * size), width * size),
+        None => (Access::Element, 0),
     };
-    let access = if signal.modes.any(Mode::is_curved) {
-        Access::Curved
-    } else if moves(16) {
-        Access::Bytes16
-    } else if moves(8) {
-        Access::Bytes8
-    } else {
-        Access::Element
-    };
-    let units = || signal.modes.groups().iter().map(|group| group.channels.len() / group.mode.width()).sum();
+    let units = || groups.iter().map(|group| group.channels.len() / group.mode.width()).sum();
     let across = if access == Access::Curved { units() } else { signal.channels() };
-    StreamCase { across, groups: signal.modes.groups().len(), access }
+    (StreamCase { across, groups: groups.len(), access }, store_bytes)
 }
 
 /// `fuse` of device memory.
 pub(super) fn forward(op: &'static str, signals: &[Signal], output: *mut u8, stream: CudaStream) -> Result<()> {
     let width = signals.iter().map(Signal::channels).sum();
-    let mut columns = Vec::with_capacity(signals.len());
+    let mut places = Vec::with_capacity(signals.len());
     let mut cases = Vec::with_capacity(signals.len());
     let mut column = 0;
     for signal in signals {
-        cases.push(case_of(signal, output, column, width));
-        columns.push(column);
+        let (case, store_bytes) = case_of(signal, output, column, width);
+        cases.push(case);
+        places.push(Written { column, store_bytes });
         column += signal.channels();
     }
     let mut start = 0;
     while start < signals.len() {
         let end = start + plan::fitting(&cases[start..])?;
-        launch(op, &signals[start..end], &cases[start..end], &columns[start..end], (output, width), stream)?;
+        launch(op, &signals[start..end], &cases[start..end], &places[start..end], (output, width), stream)?;
         start = end;
     }
     Ok(())
@@ -123,7 +133,7 @@ fn launch(
     op: &'static str,
     signals: &[Signal],
     cases: &[StreamCase],
-    columns: &[usize],
+    places: &[Written],
     (output, width): (*mut u8, usize),
     stream: CudaStream,
 ) -> Result<()> {
@@ -160,15 +170,19 @@ fn launch(
             source_step: timeline.source_times.stride(1) as i64,
             samples: timeline.samples() as i64,
             values: Channels::new(&signal.values),
-            column: columns[place] as i64,
+            column: places[place].column as i64,
             across: case.across as i64,
-            first_warp: part.first_warp as i64,
+            first_block: part.first_block as i64,
             tile: part.share.tile as i64,
             tiles: part.share.tiles as i64,
-            rows_per_warp: part.share.rows_per_warp as i32,
+            rows_per_share: part.share.rows as i32,
+            chunks: part.share.chunks as i32,
             access: case.access as i32,
             first_group: group as i32,
             groups: case.groups as i32,
+            mode: mode_code(&signal.modes),
+            store_bytes: places[place].store_bytes as i32,
+            pad: 0,
         };
         let count = if case.access == Access::Curved { Count::Units } else { Count::Channels };
         for (end, start, mode) in entries(signal.modes.groups(), count) {

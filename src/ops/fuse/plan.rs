@@ -1,28 +1,14 @@
 //! Every launch decision of `fuse`, made from plain numbers and testable without a GPU.
 
 use crate::error::{Error, Result};
-use crate::launch::Launch;
-use crate::ops::rows_plan::{Share, kernel_name, rows_of, warps};
+use crate::launch::{Launch, WARP};
+use crate::ops::rows_plan::{Access, MULTIPROCESSORS, PLAIN_BLOCK, Share, blocks, kernel_name, rows_of};
 use crate::tensor::DType;
 
 /// Streams of one launch; more are run by several.
 pub const MAX_STREAMS: usize = 16;
 /// Groups of channels of one launch, over all its streams.
 pub const MAX_GROUPS: usize = 64;
-
-/// How a stream's channels are moved; the numbers are the kernels'.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(i32)]
-pub enum Access {
-    /// One element at a time.
-    Element = 0,
-    /// 8 bytes at a time.
-    Bytes8 = 1,
-    /// 16 bytes at a time.
-    Bytes16 = 2,
-    /// One unit at a time: some of its channels turn, slerp or bend.
-    Curved = 3,
-}
 
 /// The numbers of a stream that decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,18 +37,18 @@ pub struct Case<'a> {
 /// A stream's part of a launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamPlan {
-    /// Warps before its own.
-    pub first_warp: u64,
-    /// What each of its warps takes.
+    /// Blocks before its own.
+    pub first_block: u64,
+    /// What each of its blocks takes, or of a curved stream each of its warps.
     pub share: Share,
 }
 
-/// A launch and how its warps divide the streams.
+/// A launch and how its blocks divide the streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// The launch.
     pub launch: Launch,
-    /// Each stream's part; those past the last stream have no warps.
+    /// Each stream's part; those past the last stream have no blocks.
     pub streams: [StreamPlan; MAX_STREAMS],
 }
 
@@ -86,32 +72,33 @@ pub fn fitting(streams: &[StreamCase]) -> Result<usize> {
     Ok(streams.len())
 }
 
-fn lanes(access: Access, dtype: DType) -> u64 {
-    let bytes = match access {
-        Access::Bytes16 => 16,
-        Access::Bytes8 => 8,
-        Access::Element | Access::Curved => return 1,
-    };
-    bytes / dtype.size() as u64
-}
-
 /// The plan of one launch.
 pub fn fuse(case: &Case) -> Result<Plan> {
     let rows = rows_of("fuse", case.batch, case.targets)?;
-    let mut first_warp = 0u64;
-    let mut streams = [StreamPlan { first_warp: 0, share: Share::new(0, 0, 1) }; MAX_STREAMS];
+    let of_stream = |stream: &StreamCase, spread: bool| {
+        if stream.access == Access::Curved {
+            let share = Share::of_warps(rows, stream.across as u64, case.streams.len() as u64);
+            return (share, share.count.div_ceil(u64::from(PLAIN_BLOCK / WARP)));
+        }
+        let vectors = stream.across as u64 / stream.access.elements(case.values);
+        let share = Share::of_blocks(case.batch as u64, case.targets as u64, vectors, spread);
+        (share, share.count)
+    };
+    let all = case.streams.iter().fold(0u64, |all, stream| all.saturating_add(of_stream(stream, false).1));
+    let mut first_block = 0u64;
+    let mut streams = [StreamPlan { first_block: 0, share: Share::NONE }; MAX_STREAMS];
     for (plan, stream) in streams.iter_mut().zip(case.streams) {
-        let vectors = stream.across as u64 / lanes(stream.access, case.values);
-        let share = Share::new(rows, vectors, case.streams.len() as u64);
-        *plan = StreamPlan { first_warp, share };
-        first_warp = first_warp.saturating_add(share.warps);
+        let (share, count) = of_stream(stream, all < MULTIPROCESSORS);
+        *plan = StreamPlan { first_block, share };
+        first_block = first_block.saturating_add(count);
     }
     let kernel = if case.streams.iter().any(|stream| stream.access == Access::Curved) {
         kernel_name!(@floats "fuse_curved_", "", case.values)
     } else {
         kernel_name!(@values "fuse_", "", case.values)
     };
-    Ok(Plan { launch: warps("fuse", kernel, first_warp)?, streams })
+    let grid = [blocks("fuse", first_block, 1)?, 1, 1];
+    Ok(Plan { launch: Launch { kernel, grid, block: [PLAIN_BLOCK, 1, 1], shared_bytes: 0 }, streams })
 }
 
 #[cfg(test)]
@@ -128,13 +115,13 @@ mod tests {
 
     #[test]
     fn streams_share_one_launch() {
-        let streams = [stream(512, Access::Bytes8), stream(14, Access::Element), stream(6, Access::Element)];
+        let streams = [stream(512, Access::Bytes16), stream(14, Access::Bytes4), stream(6, Access::Bytes4)];
         let plan = fuse(&case(&streams)).unwrap();
         assert_eq!(plan.launch.kernel, "fuse_bf16");
-        let firsts: Vec<_> = plan.streams[..4].iter().map(|stream| stream.first_warp).collect();
-        assert_eq!(firsts, [0, 2000, 3000, 0]); // narrow streams give a warp 8 rows: the launch has warps enough
-        assert_eq!(plan.launch.grid, [1000, 1, 1]);
-        assert_eq!(plan.streams[0].share, Share { rows_per_warp: 4, tile: 128, tiles: 1, warps: 2000 });
+        let firsts: Vec<_> = plan.streams[..4].iter().map(|stream| stream.first_block).collect();
+        assert_eq!(firsts, [0, 256, 320, 0]);
+        assert_eq!(plan.launch.grid, [352, 1, 1]);
+        assert_eq!(plan.streams[0].share, Share { rows: 32, chunks: 8, tile: 64, tiles: 1, count: 256 });
     }
 
     #[test]
@@ -144,9 +131,9 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_without_channels_has_no_warps() {
+    fn a_stream_without_channels_has_no_blocks() {
         let plan = fuse(&case(&[stream(0, Access::Element), stream(3, Access::Element)])).unwrap();
-        assert_eq!((plan.streams[0].share.warps, plan.streams[1].first_warp), (0, 0));
+        assert_eq!((plan.streams[0].share.count, plan.streams[1].first_block), (0, 0));
     }
 
     #[test]

@@ -7,9 +7,10 @@ use crate::device::Stream;
 use crate::error::{Error, Result};
 use crate::ops::interpolate::Bracket;
 use crate::ops::modes::{Mode, Modes};
+use crate::ops::rows_plan::Access;
 use crate::ops::signal::Signal;
 use crate::ops::signal_cpu::Read;
-use crate::ops::signal_cuda::{Channels, Rows, moves_in};
+use crate::ops::signal_cuda::{Channels, Rows, moves, time_type};
 use crate::ops::timeline::Timeline;
 use crate::ops::timeline_cuda::{Count, Groups, Times};
 use crate::tensor::View;
@@ -24,7 +25,7 @@ struct ForwardParams {
     groups: Groups,
 }
 
-const _: () = assert!(size_of::<ForwardParams>() == 520);
+const _: () = assert!(size_of::<ForwardParams>() == 536);
 
 /// `ResampleTangentParams` in the kernels.
 #[repr(C)]
@@ -34,7 +35,7 @@ struct TangentParams {
     tangent: Channels,
 }
 
-const _: () = assert!(size_of::<TangentParams>() == 552);
+const _: () = assert!(size_of::<TangentParams>() == 568);
 
 /// Runs of linear channels that the one launch of a time gradient can hold.
 const MAX_RUNS: usize = 224;
@@ -60,12 +61,13 @@ const _: () = assert!(size_of::<TimeGradParams>() == 3760);
 struct BracketParams {
     times: Times,
     brackets: *mut Bracket,
+    disorder: *mut i32,
     rows: i64,
-    rows_per_warp: i32,
     spans: i32,
+    pad: i32,
 }
 
-const _: () = assert!(size_of::<BracketParams>() == 120);
+const _: () = assert!(size_of::<BracketParams>() == 128);
 
 /// `ResampleOrderParams` in the kernels.
 #[repr(C)]
@@ -75,57 +77,65 @@ struct OrderParams {
     order: *mut i64,
     scratch: *mut i64,
     starts: *mut i64,
+    disorder: *const i32,
     targets: i64,
     samples: i64,
 }
 
-const _: () = assert!(size_of::<OrderParams>() == 48);
+const _: () = assert!(size_of::<OrderParams>() == 56);
 
 /// `ResampleBackwardParams` in the kernels.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 struct BackwardParams {
-    groups: Groups,
+    times: Times,
     grad: Channels,
     values: Channels,
     tangent: Channels,
     brackets: *const Bracket,
     order: *const i64,
     starts: *const i64,
+    disorder: *const i32,
     output: *mut u8,
-    batch: i64,
-    samples: i64,
-    targets: i64,
     width: i64,
     first: i64,
     last: i64,
     rows: i64,
+    tile: i64,
+    tiles: i64,
+    rows_per_share: i32,
+    chunks: i32,
     slope: i32,
-    pad: i32,
+    time_type: i32,
+    groups: Groups,
 }
 
-const _: () = assert!(size_of::<BackwardParams>() == 520);
+const _: () = assert!(size_of::<BackwardParams>() == 624);
 
-/// The numbers that decide, for rows of `read` in one mode or several and a dense output of the same rows.
-fn case(timeline: &Timeline, modes: &Modes, read: &View, output: *mut u8) -> Case {
-    let row = read.size(2) * read.dtype().size();
-    let curved = modes.any(Mode::is_curved);
-    Case {
+/// The numbers that decide, for rows of `read` in one mode or several and a dense output of the same rows; and the bytes
+/// of a store.
+fn case(timeline: &Timeline, modes: &Modes, read: &View, output: *mut u8) -> (Case, usize) {
+    let (access, store_bytes) = match modes.uniform() {
+        _ if modes.any(Mode::is_curved) => (Access::Curved, 0),
+        Some(_) => moves(read, output.addr(), read.size(2) * read.dtype().size()),
+        None => (Access::Element, 0),
+    };
+    let case = Case {
         batch: timeline.batch(),
         samples: timeline.samples(),
         targets: timeline.targets(),
         channels: read.size(2),
         values: read.dtype(),
         times: timeline.source_times.dtype(),
-        wide: !curved && modes.uniform().is_some() && moves_in(16, read, output.addr(), row),
-        curved,
-    }
+        access,
+    };
+    (case, store_bytes)
 }
 
 /// `resample`, its slope or its tangent, of device memory.
 pub(super) fn forward(op: &'static str, signal: &Signal, read: Read, output: *mut u8, stream: Stream) -> Result<()> {
-    let case = case(&signal.timeline, &signal.modes, &signal.values, output);
-    let by_units = matches!(read, Read::Tangent(_)) || (case.curved && matches!(read, Read::Value));
+    let (case, store_bytes) = case(&signal.timeline, &signal.modes, &signal.values, output);
+    let by_units = matches!(read, Read::Tangent(_)) || (case.access == Access::Curved && matches!(read, Read::Value));
     let count = if by_units { Count::Units } else { Count::Channels };
     for run in Groups::launches(&signal.modes, count) {
         let case = Case { channels: (run.last - run.first) as usize, ..case };
@@ -134,7 +144,7 @@ pub(super) fn forward(op: &'static str, signal: &Signal, read: Read, output: *mu
             Read::Slope => plan::slope(&case)?,
             Read::Tangent(_) => plan::tangent(&case)?,
         };
-        let rows = Rows::new(signal, output, (run.first, run.last), &plan.share);
+        let rows = Rows::new(signal, output, (run.first, run.last), (case.access, store_bytes), &plan.share);
         let params = ForwardParams { rows, groups: run.groups };
         // SAFETY: the views borrow memory that torch keeps until this stream has run the kernel (`Place::cuda`); the
         // params mirror the kernel's struct, and the plan covers every row and channel once.
@@ -173,7 +183,7 @@ pub(super) fn time_gradient(op: &'static str, call: &TimeGradient, output: *mut 
         first,
         last,
     };
-    let launch = plan::time_grad(&case(&signal.timeline, &signal.modes, &signal.values, output))?;
+    let launch = plan::time_grad(&case(&signal.timeline, &signal.modes, &signal.values, output).0)?;
     // SAFETY: as for the forward; the launch has a warp for each target.
     unsafe { cuda::launch(op, stream.device, stream.handle, FILE, &launch, &params) }
 }
@@ -188,47 +198,60 @@ pub(super) fn backward(
     memory: &Workspace,
     stream: Stream,
 ) -> Result<()> {
-    let case = case(&call.timeline, &call.modes, &call.grad, output);
+    let (mut case, store_bytes) = case(&call.timeline, &call.modes, &call.grad, output);
+    // The gather writes as it reads: 16 bytes at a time, or by element.
+    if case.access != Access::Curved && (case.access != Access::Bytes16 || store_bytes != 16) {
+        case.access = Access::Element;
+    }
     let curvature = matches!(call.adjoint, Adjoint::Curvature { .. });
     let at = |offset: usize| workspace.wrapping_add(offset);
     let brackets: *mut Bracket = workspace.cast();
     let (order, scratch, starts) =
         (at(memory.order_at).cast(), at(memory.scratch_at).cast(), at(memory.starts_at).cast());
+    let disorder: *mut i32 = at(memory.disorder_at).cast();
+    let by_units = case.access == Access::Curved || curvature;
     let plan = plan::backward(&case, memory.rows, curvature)?;
+    let times = Times::new(&call.timeline);
     let params = BracketParams {
-        times: Times::new(&call.timeline),
+        times,
         brackets,
+        disorder,
         rows: memory.rows as i64,
-        rows_per_warp: plan.rows_per_warp as i32,
         spans: i32::from(call.timeline.spans),
+        pad: 0,
     };
     // SAFETY: as for the forward; the workspace has a bracket for each target of each distinct row.
     unsafe { cuda::launch(op, stream.device, stream.handle, FILE, &plan.bracket, &params)? };
     let (targets, samples) = (case.targets as i64, case.samples as i64);
-    let params = OrderParams { brackets, order, scratch, starts, targets, samples };
+    // A gather by units reads the order of every row.
+    let asked = if by_units { std::ptr::null() } else { disorder.cast_const() };
+    let params = OrderParams { brackets, order, scratch, starts, disorder: asked, targets, samples };
     // SAFETY: as above, and `order`, `scratch` and `starts` are the parts of the workspace planned for them.
     unsafe { cuda::launch(op, stream.device, stream.handle, FILE, &plan.order, &params)? };
-    let count = if case.curved || curvature { Count::Units } else { Count::Channels };
+    let count = if by_units { Count::Units } else { Count::Channels };
     for run in Groups::launches(&call.modes, count) {
         let plan = plan::backward(&Case { channels: (run.last - run.first) as usize, ..case }, memory.rows, curvature)?;
         let params = BackwardParams {
-            groups: run.groups,
+            times,
             grad: Channels::new(&call.grad),
             values: call.adjoint.values().map_or(Channels::NONE, Channels::new),
             tangent: call.adjoint.tangent().map_or(Channels::NONE, Channels::new),
             brackets,
             order,
             starts,
+            disorder,
             output,
-            batch: case.batch as i64,
-            samples,
-            targets,
             width: case.channels as i64,
             first: run.first,
             last: run.last,
             rows: memory.rows as i64,
+            tile: plan.share.tile as i64,
+            tiles: plan.share.tiles as i64,
+            rows_per_share: plan.share.rows as i32,
+            chunks: plan.share.chunks as i32,
             slope: i32::from(matches!(call.adjoint, Adjoint::Slope)),
-            pad: 0,
+            time_type: time_type(case.times),
+            groups: run.groups,
         };
         // SAFETY: as above; the gather writes every element of the output once.
         unsafe { cuda::launch(op, stream.device, stream.handle, FILE, &plan.gather, &params)? };

@@ -3,12 +3,14 @@
 use crate::error::{Error, Result};
 use crate::launch::Launch;
 use crate::ops::interpolate::Bracket;
-use crate::ops::rows_plan::{Share, blocks, kernel_name, line, rows_of, rows_per_warp, warps};
+use crate::ops::rows_plan::{Access, PLAIN_BLOCK, Share, blocks, kernel_name, line, rows_of, warps};
 use crate::tensor::DType;
 
 const OP: &str = "resample";
-/// The gather is latency bound; 8 warps a block reach full occupancy at 32 registers on sm_80 to sm_120.
-const BACKWARD_BLOCK: u32 = 256;
+/// Targets whose order one number of the workspace tells; threads of a block that finds brackets.
+pub const ORDER_TILE: u32 = 256;
+/// Targets for each sample from which a gather keeps the loads of 8 targets of a row in flight, not of 3.
+const DEEP: usize = 4;
 /// A gather of curves needs more registers than 8 warps a block leave it.
 const CURVED_BACKWARD_BLOCK: u32 = 128;
 
@@ -27,32 +29,30 @@ pub struct Case {
     pub values: DType,
     /// Type of the times.
     pub times: DType,
-    /// The rows allow 16-byte accesses and have one mode.
-    pub wide: bool,
-    /// Some channels turn, slerp or bend.
-    pub curved: bool,
+    /// How their layout and modes let the channels be moved.
+    pub access: Access,
 }
 
-/// A forward launch and how its warps divide the work.
+/// A forward launch and how it shares out the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// The launch.
     pub launch: Launch,
-    /// A warp's share.
+    /// A block's share, or of a curved launch a warp's.
     pub share: Share,
 }
 
 /// The launches of a backward; the gather is repeated for every run of channel groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackwardPlan {
-    /// Finds the bracket of every target of the distinct rows.
+    /// Finds the bracket of every target of the distinct rows, and whether they lie in order.
     pub bracket: Launch,
-    /// Rows that one warp of it handles.
-    pub rows_per_warp: u32,
-    /// Puts the targets of a row in ascending (bracket, target) order; returns early where they ascend already.
+    /// Puts the targets of a row in ascending (bracket, target) order; returns at once where they lie so already.
     pub order: Launch,
     /// Gathers by source row.
     pub gather: Launch,
+    /// A block's share of the gather; nothing for a gather by units, which has a thread for each.
+    pub share: Share,
 }
 
 /// The memory that a backward borrows from torch: offsets and size in bytes, each part aligned to 16.
@@ -66,6 +66,8 @@ pub struct Workspace {
     pub scratch_at: usize,
     /// `[rows, S + 1]` int64: how many places have a bracket that begins before a sample.
     pub starts_at: usize,
+    /// int32 for each [`ORDER_TILE`] targets of all rows: whether they lie in order.
+    pub disorder_at: usize,
     /// All of it.
     pub bytes: usize,
 }
@@ -78,8 +80,10 @@ impl Workspace {
             let order_at = part(targets, size_of::<Bracket>())?;
             let scratch_at = order_at.checked_add(part(targets, size_of::<i64>())?)?;
             let starts_at = scratch_at.checked_add(part(targets, size_of::<i64>())?)?;
-            let bytes = starts_at.checked_add(part(samples.checked_add(1)?, size_of::<i64>())?)?;
-            Some(Workspace { rows, order_at, scratch_at, starts_at, bytes })
+            let disorder_at = starts_at.checked_add(part(samples.checked_add(1)?, size_of::<i64>())?)?;
+            let tiles = rows.checked_mul(targets)?.div_ceil(ORDER_TILE as usize);
+            let bytes = disorder_at.checked_add(tiles.checked_mul(size_of::<i32>())?.checked_next_multiple_of(16)?)?;
+            Some(Workspace { rows, order_at, scratch_at, starts_at, disorder_at, bytes })
         };
         plan().ok_or_else(|| {
             Error::Value(format!(
@@ -90,37 +94,42 @@ impl Workspace {
 }
 
 fn vectors(case: &Case) -> u64 {
-    let lanes = if case.wide { 16 / case.values.size() as u64 } else { 1 };
-    case.channels as u64 / lanes
+    case.channels as u64 / case.access.elements(case.values)
 }
 
-fn forward_with(case: &Case, kernel: &'static str) -> Result<Plan> {
-    let share = Share::new(rows_of(OP, case.batch, case.targets)?, vectors(case), 1);
-    Ok(Plan { launch: warps(OP, kernel, share.warps)?, share })
+/// Rows of plain channels, a block at a time.
+fn plain(case: &Case, kernel: &'static str) -> Result<Plan> {
+    rows_of(OP, case.batch, case.targets)?;
+    let share = Share::of_blocks(case.batch as u64, case.targets as u64, vectors(case), true);
+    let launch =
+        Launch { kernel, grid: [blocks(OP, share.count, 1)?, 1, 1], block: [PLAIN_BLOCK, 1, 1], shared_bytes: 0 };
+    Ok(Plan { launch, share })
+}
+
+/// Rows of units, a warp at a time.
+fn curved(case: &Case, kernel: &'static str) -> Result<Plan> {
+    let share = Share::of_warps(rows_of(OP, case.batch, case.targets)?, case.channels as u64, 1);
+    Ok(Plan { launch: warps(OP, kernel, share.count)?, share })
 }
 
 /// The plan of `resample`.
 pub fn forward(case: &Case) -> Result<Plan> {
-    let kernel = match (case.curved, case.values.is_floating(), case.wide) {
-        (true, ..) => kernel_name!(@floats "resample_curved_", "", case.values),
-        (_, true, true) => kernel_name!(@floats times "resample_", "_wide", case.times, case.values),
-        (_, true, false) => kernel_name!(@floats times "resample_", "", case.times, case.values),
-        (_, false, true) => kernel_name!(@values "resample_", "_wide", case.values),
-        (_, false, false) => kernel_name!(@values "resample_", "", case.values),
-    };
-    forward_with(case, kernel)
+    match (case.access, case.values.is_floating()) {
+        (Access::Curved, _) => curved(case, kernel_name!(@floats "resample_curved_", "", case.values)),
+        (_, true) => plain(case, kernel_name!(@floats times "resample_", "", case.times, case.values)),
+        (_, false) => plain(case, kernel_name!(@values "resample_", "", case.values)),
+    }
 }
 
 /// The plan of `resample_slope`, which works an element at a time.
 pub fn slope(case: &Case) -> Result<Plan> {
     let kernel = kernel_name!(@floats "resample_slope_", "", case.values);
-    forward_with(&Case { wide: false, ..*case }, kernel)
+    plain(&Case { access: Access::Element, ..*case }, kernel)
 }
 
 /// The plan of `resample_tangent`, which works a unit at a time.
 pub fn tangent(case: &Case) -> Result<Plan> {
-    let kernel = kernel_name!(@floats "resample_tangent_", "", case.values);
-    forward_with(&Case { wide: false, ..*case }, kernel)
+    curved(case, kernel_name!(@floats "resample_tangent_", "", case.values))
 }
 
 /// The plan of `resample_time_grad`: a warp for each row.
@@ -133,28 +142,33 @@ pub fn time_grad(case: &Case) -> Result<Launch> {
 pub fn backward(case: &Case, distinct: usize, curvature: bool) -> Result<BackwardPlan> {
     let bracket = kernel_name!("resample_bracket_", case.times);
     let rows = rows_of(OP, distinct, case.targets)?;
-    let rows_per_warp = rows_per_warp(rows, 1, 1);
-    let gather = match (curvature, case.curved, case.wide) {
+    let deep = case.targets / DEEP >= case.samples.max(1);
+    let gather = match (curvature, case.access, deep) {
         (true, ..) => kernel_name!(@floats "resample_curvature_", "", case.values),
-        (_, true, _) => kernel_name!(@floats "resample_backward_curved_", "", case.values),
-        (_, _, true) => kernel_name!(@floats "resample_backward_", "_wide", case.values),
-        _ => kernel_name!(@floats "resample_backward_", "", case.values),
+        (_, Access::Curved, _) => kernel_name!(@floats "resample_backward_curved_", "", case.values),
+        (_, Access::Bytes16, false) => kernel_name!(@floats "resample_backward_", "_wide", case.values),
+        (_, Access::Bytes16, true) => kernel_name!(@floats "resample_backward_", "_wide_deep", case.values),
+        (.., false) => kernel_name!(@floats "resample_backward_", "", case.values),
+        (.., true) => kernel_name!(@floats "resample_backward_", "_deep", case.values),
     };
-    let by_units = case.curved || curvature;
-    let across = vectors(&Case { wide: case.wide && !by_units, ..*case });
-    let items = (case.batch as u64).saturating_mul(case.samples as u64).saturating_mul(across);
+    let by_units = case.access == Access::Curved || curvature;
+    let by_vectors = case.access == Access::Bytes16 && !curvature;
+    let across = if by_vectors { vectors(case) } else { case.channels as u64 };
     let order = Launch {
         kernel: "resample_order",
         grid: [blocks(OP, distinct as u64, 1)?, 1, 1],
-        block: [BACKWARD_BLOCK, 1, 1],
+        block: [ORDER_TILE, 1, 1],
         shared_bytes: 0,
     };
-    Ok(BackwardPlan {
-        bracket: warps(OP, bracket, rows.div_ceil(u64::from(rows_per_warp)))?,
-        rows_per_warp,
-        order,
-        gather: line(OP, gather, items, if by_units { CURVED_BACKWARD_BLOCK } else { BACKWARD_BLOCK })?,
-    })
+    let (gather, share) = if by_units {
+        let items = (case.batch as u64).saturating_mul(case.samples as u64).saturating_mul(across);
+        (line(OP, gather, items, CURVED_BACKWARD_BLOCK)?, Share::NONE)
+    } else {
+        let share = Share::of_blocks(case.batch as u64, case.samples as u64, across, true);
+        let grid = [blocks(OP, share.count, 1)?, 1, 1];
+        (Launch { kernel: gather, grid, block: [PLAIN_BLOCK, 1, 1], shared_bytes: 0 }, share)
+    };
+    Ok(BackwardPlan { bracket: line(OP, bracket, rows, ORDER_TILE)?, order, gather, share })
 }
 
 #[cfg(test)]
@@ -168,31 +182,23 @@ mod tests {
         channels: 256,
         values: DType::BF16,
         times: DType::F64,
-        wide: true,
-        curved: false,
+        access: Access::Bytes16,
     };
 
     #[test]
-    fn a_warp_takes_the_rows_it_searches_in_lockstep() {
+    fn plain_rows_are_moved_by_blocks() {
         let plan = forward(&BAR).unwrap();
-        let launch =
-            Launch { kernel: "resample_f64_bf16_wide", grid: [500, 1, 1], block: [128, 1, 1], shared_bytes: 0 };
-        assert_eq!(plan, Plan { launch, share: Share { rows_per_warp: 4, tile: 32, tiles: 1, warps: 2000 } });
-    }
-
-    #[test]
-    fn narrow_rows_share_a_warp_and_long_rows_are_cut() {
-        let narrow = forward(&Case { batch: 64, targets: 4096, channels: 32, ..BAR }).unwrap().share;
-        assert_eq!((narrow.rows_per_warp, narrow.tile, narrow.tiles), (32, 4, 1));
-        let long = forward(&Case { batch: 1, targets: 10, channels: 640 * 480 * 3, ..BAR }).unwrap();
-        assert_eq!((long.share.rows_per_warp, long.share.tile, long.share.tiles), (4, 1024, 113));
-        assert_eq!(long.launch.grid, [85, 1, 1]);
+        let launch = Launch { kernel: "resample_f64_bf16", grid: [256, 1, 1], block: [256, 1, 1], shared_bytes: 0 };
+        assert_eq!(plan, Plan { launch, share: Share { rows: 32, chunks: 8, tile: 32, tiles: 1, count: 256 } });
+        let elements = slope(&BAR).unwrap();
+        assert_eq!((elements.launch.kernel, elements.share.tile), ("resample_slope_bf16", 256));
     }
 
     #[test]
     fn curves_have_kernels_of_their_own() {
-        let curved = Case { curved: true, wide: false, ..BAR };
-        assert_eq!(forward(&curved).unwrap().launch.kernel, "resample_curved_bf16");
+        let curved = Case { access: Access::Curved, ..BAR };
+        let plan = forward(&curved).unwrap();
+        assert_eq!((plan.launch.kernel, plan.launch.grid, plan.share.rows), ("resample_curved_bf16", [500, 1, 1], 4));
         assert_eq!(tangent(&BAR).unwrap().launch.kernel, "resample_tangent_bf16");
         assert_eq!(backward(&curved, 32, false).unwrap().gather.kernel, "resample_backward_curved_bf16");
         // An access of 16 bytes is for plain channels only: a curvature has a thread for each unit.
@@ -211,8 +217,8 @@ mod tests {
 
     #[test]
     fn sizes_beyond_32_bits_are_planned_and_beyond_a_launch_refused() {
-        let large = Case { batch: 1 << 20, targets: 1 << 14, channels: 1, wide: false, ..BAR };
-        assert_eq!(forward(&large).unwrap().launch.grid[0], 1 << (34 - 5 - 2));
+        let large = Case { batch: 1 << 20, targets: 1 << 14, channels: 1, access: Access::Element, ..BAR };
+        assert_eq!(forward(&large).unwrap().launch.grid[0], 1 << (34 - 8));
         let beyond = Case { batch: 1 << 40, targets: 1 << 14, ..BAR };
         assert!(matches!(forward(&beyond), Err(Error::Value(_))));
     }
@@ -220,8 +226,8 @@ mod tests {
     #[test]
     fn workspace_parts_are_aligned_and_do_not_overlap() {
         let plan = Workspace::new(3, 5, 7).unwrap();
-        let parts = [0, plan.order_at, plan.scratch_at, plan.starts_at, plan.bytes];
-        let needs = [3 * 7 * 48, 3 * 7 * 8, 3 * 7 * 8, 3 * 6 * 8];
+        let parts = [0, plan.order_at, plan.scratch_at, plan.starts_at, plan.disorder_at, plan.bytes];
+        let needs = [3 * 7 * 48, 3 * 7 * 8, 3 * 7 * 8, 3 * 6 * 8, 4];
         for (pair, need) in parts.windows(2).zip(needs) {
             assert!(pair[0] % 16 == 0 && pair[1] - pair[0] >= need, "{plan:?}");
         }
