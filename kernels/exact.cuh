@@ -27,7 +27,7 @@ __device__ inline u64 bits_of(double v) { return static_cast<u64>(__double_as_lo
 __device__ inline double from_bits(u64 bits) { return __longlong_as_double(static_cast<i64>(bits)); }
 
 // sum / count whose last bit is odd unless it is exact, so that rounding it to fewer bits rounds once.
-__device__ inline double odd_quotient(double sum, double count) {
+__device__ inline __noinline__ double odd_quotient(double sum, double count) {
   const double quotient = __ddiv_rn(sum, count), rest = __fma_rn(-quotient, count, sum);
   if (rest == 0 || !(fabs(quotient) <= 1.7976931348623157e308)) return quotient;
   const u64 bits = bits_of(quotient);
@@ -91,6 +91,7 @@ struct Exact {
       high = other_high > high ? other_high : high;
       special |= __shfl_xor_sync(ALL_LANES, special, step);
     }
+#pragma unroll 1
     for (int limb = low; limb < high; ++limb) {
       i64 sum = limbs[limb];
       for (int step = WARP / 2; step > 0; step /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, step);
@@ -101,6 +102,7 @@ struct Exact {
   // A digit of 32 bits in each limb; what is carried out is 0, or -1 where the number is negative.
   __device__ i64 carry(int top) {
     i64 carried = 0;
+#pragma unroll 1
     for (int limb = low; limb < top; ++limb) {
       const i64 value = limbs[limb] + carried;
       limbs[limb] = value & 0xffffffff;
@@ -122,6 +124,7 @@ struct Exact {
     }
     u64 rest = 0;
     if (count > 1) {
+#pragma unroll 1
       for (int limb = top - 1; limb >= bottom; --limb) {
         const u64 value = rest << 32 | static_cast<u64>(limbs[limb]);
         limbs[limb] = static_cast<i64>(value / count);

@@ -18,7 +18,7 @@ struct Clouds {
   int lengths_bytes;
   int tiles;  // blocks of a cloud
 };
-static_assert(sizeof(Clouds) == 152, "mirrors ops::voxelize::cuda::Points");
+static_assert(sizeof(Clouds) == 152, "mirrors ops::voxelize::params::Points");
 
 // Which cloud a block works on, and on which of its tiles.
 struct Tile {
@@ -43,32 +43,84 @@ __device__ inline float quotient(float p, double origin, double size) {
 }
 __device__ inline double quotient(double p, double origin, double size) { return __ddiv_rn(p - origin, size); }
 
-// The place along an axis, or -1. What is not below zero is rounded down by cutting its fraction off; NaN compares as
-// false; the conversion saturates past the grid.
-__device__ inline i64 place_along(float q, i64 voxels) {
-  if (!(q >= 0)) return -1;
-  const i64 place = __float2ll_rz(q);
-  return place < voxels ? place : -1;
-}
-__device__ inline i64 place_along(double q, i64 voxels) {
-  if (!(q >= 0)) return -1;
-  const i64 place = __double2ll_rz(q);
-  return place < voxels ? place : -1;
+// The whole part of what is not below zero; the conversion saturates past every grid.
+__device__ inline void cut(float q, int& place) { place = __float2int_rz(q); }
+__device__ inline void cut(float q, i64& place) { place = __float2ll_rz(q); }
+__device__ inline void cut(double q, int& place) { place = __double2int_rz(q); }
+__device__ inline void cut(double q, i64& place) { place = __double2ll_rz(q); }
+
+// The cell of three coordinates, row-major, or -1; NaN compares as false. An `Index` counts all cells of the grid.
+template <class Index, class T>
+__device__ Index cell_at(const Clouds& p, T x, T y, T z) {
+  const T coordinates[3] = {x, y, z};
+  Index cell = 0;
+  bool inside = true;
+#pragma unroll
+  for (int axis = 0; axis < 3; ++axis) {
+    const T q = quotient(coordinates[axis], p.origin[axis], p.voxel_size[axis]);
+    const Index voxels = static_cast<Index>(p.size[axis]);
+    Index place = 0;
+    cut(q, place);
+    inside &= q >= 0 && place < voxels;
+    cell = inside ? cell * voxels + place : 0;
+  }
+  return inside ? cell : -1;
 }
 
 // The cell of a point, row-major, or -1; a cell of the largest sparse grid is still below 2^63.
 template <class P>
 __device__ i64 cell_of(const Clouds& p, i64 cloud, i64 point) {
   const P* from = element<P>(p.points, cloud * p.cloud_stride + point * p.point_stride);
-  i64 cell = 0;
+  const auto coordinate = [&](int axis) { return Element<P>::widen(from[axis * p.axis_stride]); };
+  return cell_at<i64>(p, coordinate(0), coordinate(1), coordinate(2));
+}
+
+// Neighbouring points that a thread takes together.
+constexpr int FOUR = 4;
+
+// The cells of four neighbouring points, -1 from point `end` on, by whole accesses where the layout allows it.
+template <class P, class Index>
+__device__ void cells_of_four(const Clouds& p, i64 cloud, i64 point, i64 end, Index (&cells)[FOUR]) {
+  constexpr int N = sizeof(P) == 8 ? 2 : 4;  // numbers of an access
+  using Part = Vector<P, N>;
+  const P* from = element<P>(p.points, cloud * p.cloud_stride + point * p.point_stride);
+  const bool dense = p.axis_stride == 1 && p.point_stride == 3 && reinterpret_cast<u64>(from) % sizeof(Part) == 0;
+  P numbers[3 * FOUR];
+  if (dense && point + FOUR <= end) {
 #pragma unroll
-  for (int axis = 0; axis < 3; ++axis) {
-    const auto coordinate = Element<P>::widen(from[axis * p.axis_stride]);
-    const i64 place = place_along(quotient(coordinate, p.origin[axis], p.voxel_size[axis]), p.size[axis]);
-    if (place < 0) return -1;
-    cell = cell * p.size[axis] + place;
+    for (int part = 0; part < 3 * FOUR / N; ++part) {
+      const Part read = reinterpret_cast<const Part*>(from)[part];
+#pragma unroll
+      for (int k = 0; k < N; ++k) numbers[part * N + k] = read.at[k];
+    }
+  } else {
+#pragma unroll
+    for (int k = 0; k < FOUR; ++k)
+#pragma unroll
+      for (int axis = 0; axis < 3; ++axis)
+        numbers[3 * k + axis] =
+            point + k < end ? from[k * p.point_stride + axis * p.axis_stride] : Element<P>::nan();
   }
-  return cell;
+#pragma unroll
+  for (int k = 0; k < FOUR; ++k) {
+    const auto coordinate = [&](int axis) { return Element<P>::widen(numbers[3 * k + axis]); };
+    cells[k] = cell_at<Index>(p, coordinate(0), coordinate(1), coordinate(2));
+  }
+}
+
+// One more at `key` of some counters; gives the count before. All lanes of a warp come, those without a key with -1.
+// Neighbouring points often lie in one voxel: where lanes share a key, one adds for all.
+template <class Key, class Add>
+__device__ int count_up(Key key, const Add& add) {
+  const int lane = threadIdx.x % WARP;
+  const Key other = __shfl_up_sync(ALL_LANES, key, 1);
+  const unsigned alike = __ballot_sync(ALL_LANES, lane > 0 && key >= 0 && key == other);
+  if (__popc(alike) < WARP / 4) return key >= 0 ? add(key, 1) : -1;
+  const unsigned peers = __match_any_sync(ALL_LANES, key);
+  const int leader = __ffs(static_cast<int>(peers)) - 1;
+  const int base = key >= 0 && lane == leader ? add(key, __popc(peers)) : 0;
+  const int first = __shfl_sync(ALL_LANES, base, leader);
+  return key >= 0 ? first + __popc(peers & ((1u << lane) - 1)) : -1;
 }
 
 }  // namespace robocache

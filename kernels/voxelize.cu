@@ -13,14 +13,14 @@ struct VoxelizeClearParams {
   unsigned char* memory;
   i64 bytes;
 };
-static_assert(sizeof(VoxelizeClearParams) == 16, "mirrors ops::voxelize::cuda::Clear");
+static_assert(sizeof(VoxelizeClearParams) == 16, "mirrors ops::voxelize::params::Clear");
 
 struct VoxelizePointsParams {
   Clouds clouds;
   unsigned char* output;  // [B, cells] bytes that are 0 or 1, or int32
   int* places;            // [B, N] or null: each point's place among those of its cell, or -1
 };
-static_assert(sizeof(VoxelizePointsParams) == 168, "mirrors ops::voxelize::cuda::PointsParams");
+static_assert(sizeof(VoxelizePointsParams) == 168, "mirrors ops::voxelize::params::PointsParams");
 
 struct VoxelizeStartsParams {
   const int* counts;  // [B, cells]
@@ -29,7 +29,7 @@ struct VoxelizeStartsParams {
   i64 cells;
   int tiles;
 };
-static_assert(sizeof(VoxelizeStartsParams) == 40, "mirrors ops::voxelize::cuda::StartsParams");
+static_assert(sizeof(VoxelizeStartsParams) == 40, "mirrors ops::voxelize::params::StartsParams");
 
 struct VoxelizeOrderParams {
   Clouds clouds;
@@ -37,7 +37,7 @@ struct VoxelizeOrderParams {
   const int* starts;  // [B, cells]
   int* order;         // [B, N]
 };
-static_assert(sizeof(VoxelizeOrderParams) == 176, "mirrors ops::voxelize::cuda::OrderParams");
+static_assert(sizeof(VoxelizeOrderParams) == 176, "mirrors ops::voxelize::params::OrderParams");
 
 struct VoxelizeSpreadParams {
   Clouds clouds;
@@ -47,7 +47,7 @@ struct VoxelizeSpreadParams {
   i64 cloud_stride, channel_stride, cell_stride;
   i64 channels;
 };
-static_assert(sizeof(VoxelizeSpreadParams) == 208, "mirrors ops::voxelize::cuda::SpreadParams");
+static_assert(sizeof(VoxelizeSpreadParams) == 208, "mirrors ops::voxelize::params::SpreadParams");
 
 namespace {
 
@@ -55,26 +55,48 @@ constexpr int BLOCK = 256;
 constexpr int SCANNED = 16;
 constexpr int FOURS = SCANNED / 4;
 
+// Cells of a grid that int32 counts are found in less time.
+__device__ bool is_narrow(const Clouds& clouds) { return clouds.cells <= 0x7fffffff; }
+
+// Threads: one for four neighbouring points, as in `count`.
+template <class P, class Index>
+__device__ void mark(const VoxelizePointsParams& p) {
+  const Tile tile = tile_of(p.clouds.tiles);
+  const i64 point = (tile.index * BLOCK + threadIdx.x) * FOUR;
+  unsigned char* output = p.output + tile.cloud * p.clouds.cells;
+  Index cells[FOUR];
+  cells_of_four<P>(p.clouds, tile.cloud, point, count_of(p.clouds, tile.cloud), cells);
+  // Threads that meet here write the same.
+#pragma unroll
+  for (int k = 0; k < FOUR; ++k)
+    if (cells[k] >= 0) output[cells[k]] = 1;
+}
+
 template <class P>
 __device__ void occupancy(const VoxelizePointsParams& p) {
+  if (is_narrow(p.clouds)) mark<P, int>(p);
+  else mark<P, i64>(p);
+}
+
+template <class P, class Index>
+__device__ void count_in(const VoxelizePointsParams& p) {
   const Tile tile = tile_of(p.clouds.tiles);
-  const i64 point = tile.index * BLOCK + threadIdx.x;
-  if (point >= count_of(p.clouds, tile.cloud)) return;
-  const i64 cell = cell_of<P>(p.clouds, tile.cloud, point);
-  // Threads that meet here write the same.
-  if (cell >= 0) p.output[tile.cloud * p.clouds.cells + cell] = 1;
+  const i64 point = (tile.index * BLOCK + threadIdx.x) * FOUR;
+  int* counts = reinterpret_cast<int*>(p.output) + tile.cloud * p.clouds.cells;
+  const i64 row = tile.cloud * p.clouds.points_count;
+  Index cells[FOUR];
+  cells_of_four<P>(p.clouds, tile.cloud, point, count_of(p.clouds, tile.cloud), cells);
+#pragma unroll
+  for (int k = 0; k < FOUR; ++k) {
+    const int place = count_up(cells[k], [counts](Index cell, int number) { return atomicAdd(&counts[cell], number); });
+    if (p.places != nullptr && point + k < p.clouds.points_count) p.places[row + point + k] = place;
+  }
 }
 
 template <class P>
 __device__ void count(const VoxelizePointsParams& p) {
-  const Tile tile = tile_of(p.clouds.tiles);
-  const i64 point = tile.index * BLOCK + threadIdx.x;
-  if (point >= p.clouds.points_count) return;
-  const bool valid = point < count_of(p.clouds, tile.cloud);
-  const i64 cell = valid ? cell_of<P>(p.clouds, tile.cloud, point) : -1;
-  int* counts = reinterpret_cast<int*>(p.output) + tile.cloud * p.clouds.cells;
-  const int place = cell >= 0 ? atomicAdd(&counts[cell], 1) : -1;
-  if (p.places != nullptr) p.places[tile.cloud * p.clouds.points_count + point] = place;
+  if (is_narrow(p.clouds)) count_in<P, int>(p);
+  else count_in<P, i64>(p);
 }
 
 // Threads: one for 16 cells in four places, so that each access of a warp is whole; a block takes the places of its
@@ -177,6 +199,7 @@ __device__ void spread(const VoxelizeSpreadParams& p) {
 }  // namespace
 
 extern "C" __global__ void __launch_bounds__(BLOCK) voxelize_clear(const __grid_constant__ VoxelizeClearParams p) {
+  begin();
   const i64 at = (static_cast<i64>(blockIdx.x) * BLOCK + threadIdx.x) * 16;
   if (at + 16 <= p.bytes && reinterpret_cast<u64>(p.memory) % 16 == 0) {
     *reinterpret_cast<uint4*>(p.memory + at) = uint4{0, 0, 0, 0};
@@ -186,20 +209,24 @@ extern "C" __global__ void __launch_bounds__(BLOCK) voxelize_clear(const __grid_
 }
 
 extern "C" __global__ void __launch_bounds__(BLOCK) voxelize_starts(const __grid_constant__ VoxelizeStartsParams p) {
+  begin();
   starts(p);
 }
 
 #define POINTS(NAME, P)                                                                                                \
   extern "C" __global__ void __launch_bounds__(BLOCK)                                                                  \
       voxelize_occupancy_##NAME(const __grid_constant__ VoxelizePointsParams p) {                                      \
+    begin();                                                                                                           \
     occupancy<P>(p);                                                                                                   \
   }                                                                                                                    \
   extern "C" __global__ void __launch_bounds__(BLOCK)                                                                  \
       voxelize_count_##NAME(const __grid_constant__ VoxelizePointsParams p) {                                          \
+    begin();                                                                                                           \
     count<P>(p);                                                                                                       \
   }                                                                                                                    \
   extern "C" __global__ void __launch_bounds__(BLOCK)                                                                  \
       voxelize_order_##NAME(const __grid_constant__ VoxelizeOrderParams p) {                                           \
+    begin();                                                                                                           \
     order<P>(p);                                                                                                       \
   }
 POINTS(f64, double)
@@ -210,6 +237,7 @@ POINTS(bf16, __nv_bfloat16)
 #define SPREAD(NAME, P, V)                                                                                             \
   extern "C" __global__ void __launch_bounds__(BLOCK)                                                                  \
       voxelize_spread_##NAME(const __grid_constant__ VoxelizeSpreadParams p) {                                         \
+    begin();                                                                                                           \
     spread<P, V>(p);                                                                                                   \
   }
 #define SPREADS(NAME, P)                                                                                               \

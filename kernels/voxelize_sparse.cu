@@ -53,7 +53,7 @@ struct VoxelizeSparseSpreadParams {
   const int* counts;       // [M] or null
   void* output;            // [B, N, C]
   i64 row_stride, channel_stride;
-  i64 elements, channels, rows;
+  i64 points, channels, rows;  // points: of all clouds
 };
 static_assert(sizeof(VoxelizeSparseSpreadParams) == 72, "mirrors ops::voxelize_sparse::cuda::SpreadParams");
 
@@ -271,21 +271,47 @@ __device__ void finish(const VoxelizeSparseRowsParams& p) {
   p.starts[row] = 0;
 }
 
-// Threads: one for each point and channel.
+// Threads: one for each point and 16 bytes of its channels.
 template <class V>
 __device__ void spread(const VoxelizeSparseSpreadParams& p) {
-  const i64 at = static_cast<i64>(blockIdx.x) * BLOCK + threadIdx.x;
-  if (at >= p.elements) return;
-  const i64 point = at / p.channels, channel = at - point * p.channels, row = p.point_voxel[point];
+  constexpr int GROUP = WIDE<V>;
+  using Chunk = Vector<V, GROUP>;
+  const i64 at = static_cast<i64>(blockIdx.x) * BLOCK + threadIdx.x, groups = (p.channels + GROUP - 1) / GROUP;
+  if (at >= p.points * groups) return;
+  const i64 point = p.points * groups <= 0xffffffffll
+                        ? static_cast<i64>(static_cast<unsigned>(at) / static_cast<unsigned>(groups))
+                        : at / groups;
+  const i64 channel = (at - point * groups) * GROUP, row = p.point_voxel[point];
   const bool kept = row >= 0 && row < p.rows;
-  const double sent = kept ? to_f64(*element<V>(p.grad, row * p.row_stride + channel * p.channel_stride)) : 0;
-  static_cast<V*>(p.output)[at] = rounded<V>(sent, kept && p.counts != nullptr ? p.counts[row] : 1);
+  const double count = kept && p.counts != nullptr ? p.counts[row] : 1;
+  const V* from = element<V>(p.grad, (kept ? row : 0) * p.row_stride + channel * p.channel_stride);
+  V* to = static_cast<V*>(p.output) + point * p.channels + channel;
+  const bool whole = p.channels % GROUP == 0 && p.channel_stride == 1 && p.row_stride % GROUP == 0 &&
+                     (reinterpret_cast<u64>(p.grad) | reinterpret_cast<u64>(p.output)) % sizeof(Chunk) == 0;
+  const V zero = narrow_from<V>(0.0);
+  if (whole) {
+    Packed<Chunk> packed;
+    Chunk chunk;
+    if (kept) {
+      packed.load(from);
+      chunk = packed.unpack();
+    }
+#pragma unroll
+    for (int k = 0; k < GROUP; ++k) chunk.at[k] = kept ? rounded<V>(to_f64(chunk.at[k]), count) : zero;
+    packed.pack(chunk);
+    packed.store(to);
+    return;
+  }
+#pragma unroll 1
+  for (int k = 0; k < GROUP && channel + k < p.channels; ++k)
+    to[k] = kept ? rounded<V>(to_f64(from[k * p.channel_stride]), count) : zero;
 }
 
 }  // namespace
 
 #define KERNEL(NAME, PARAMS, BODY)                                                                                     \
   extern "C" __global__ void __launch_bounds__(BLOCK) voxelize_sparse_##NAME(const __grid_constant__ PARAMS p) {       \
+    begin();                                                                                                           \
     BODY(p);                                                                                                           \
   }
 KERNEL(keys_f64, VoxelizeSparseKeysParams, keys<double>)

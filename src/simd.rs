@@ -119,6 +119,18 @@ impl Level {
     }
 }
 
+/// Asks for memory that will soon be read, where the machine can be asked; any address will do.
+#[inline(always)]
+pub fn prefetch<T>(address: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint; it touches nothing.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// A value type that can be blended: its compute type and the conversions, each rounding once to nearest even.
 pub trait Blend: crate::tensor::Element {
     /// The type in which it is computed.

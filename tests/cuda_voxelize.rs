@@ -19,6 +19,7 @@ mod clouds_run;
 use clouds::{CloudCase, REDUCTIONS, Sizes, Spread, Values};
 use clouds_run::{assert_same, run_dense, run_sparse};
 use device::{Device, Gpu, begin};
+use random::array::{Array, Layout};
 use random::run::Host;
 use random::{FLOATING, Random, cases};
 use robocache::{DType, Error, Serial};
@@ -107,6 +108,42 @@ fn large_clouds_that_divide_the_work_otherwise_give_equal_bits() {
             case.capacity = None;
             compare(device, seed, &case);
         }
+    }
+}
+
+#[test]
+fn grids_of_many_tiles_give_equal_bits() {
+    let Some(device) = begin("grids_of_many_tiles_give_equal_bits") else { return };
+    let kinds = [
+        // More tiles than a block counts, then so many that a chunk has several rounds of points.
+        (257, "mean", 900, Spread::Even),
+        (257, "max", 900, Spread::Even),
+        (81, "mean", 20_000, Spread::Few),
+        (81, "max", 5_000, Spread::Even),
+    ];
+    for (seed, (x, reduce, count, spread)) in kinds.into_iter().enumerate() {
+        let (r, sizes) = (&mut Random(seed as u64), Sizes { batch: 1, count, channels: 1 });
+        let mut case = CloudCase::new(r, [DType::F32, DType::F16], reduce, sizes, spread, Values::Cancelling);
+        case.grid_size = vec![x, 256, 256];
+        case.sparse_size = case.grid_size.clone();
+        // Smaller voxels, so that points lie in many tiles.
+        case.voxel_size = case.voxel_size.iter().map(|edge| edge / 40.0).collect();
+        case.lengths = None;
+        let cells = x as usize * 256 * 256;
+        case.grad = Array::new(r, DType::F16, &[1, 1, cells], Layout::Dense, |_, at| at as u64 % 0x7c00);
+        compare(device, seed as u64, &case);
+    }
+}
+
+#[test]
+fn clouds_of_more_chunks_than_a_block_has_threads_give_equal_bits() {
+    let Some(device) = begin("clouds_of_more_chunks_than_a_block_has_threads_give_equal_bits") else { return };
+    let sizes = Sizes { batch: 1, count: 257 * 4096 + 5, channels: 1 };
+    for (seed, spread) in [Spread::Even, Spread::Few].into_iter().enumerate() {
+        let r = &mut Random(seed as u64);
+        let mut case = CloudCase::new(r, [DType::F32, DType::F16], "mean", sizes, spread, Values::Small);
+        case.sparse_size = case.grid_size.clone();
+        compare(device, 0, &case);
     }
 }
 

@@ -40,6 +40,9 @@ pub struct Bracket {
 
 const _: () = assert!(size_of::<Bracket>() == 48);
 
+/// Samples that are checked together.
+const CHECKED: usize = 64;
+
 /// Ratios of spans stay numbers that an f32 holds: beyond, the longer span does not bend the curve any more.
 const RATIOS: [f64; 2] =
     [1.0 / 1_267_650_600_228_229_401_496_703_205_376.0, 1_267_650_600_228_229_401_496_703_205_376.0]; // 2^-100, 2^100
@@ -292,7 +295,11 @@ pub unsafe fn first_descent<T: Time>(times: &View, row: usize, count: usize) -> 
     let samples = unsafe { Samples::<T>::new(times, row, count) };
     // `!(a <= b)` and not `a > b`: a NaN is out of order too.
     #[allow(clippy::neg_cmp_op_on_partial_ord)]
-    (1..count)
-        .find(|&sample| !(samples.at(sample - 1) <= samples.at(sample)))
-        .map(|sample| (sample, samples.at(sample - 1), samples.at(sample)))
+    let descends = |sample: usize| !(samples.at(sample - 1) <= samples.at(sample));
+    // Some at a time, without a branch for each.
+    let mut first = (1..count).step_by(CHECKED).map(|first| first..count.min(first + CHECKED));
+    let sample = first
+        .find(|samples| samples.clone().fold(false, |any, sample| any | descends(sample)))
+        .and_then(|mut samples| samples.find(|&sample| descends(sample)))?;
+    Some((sample, samples.at(sample - 1), samples.at(sample)))
 }

@@ -2,12 +2,20 @@
 
 use crate::ops::interpolate::Bracket;
 use crate::ops::timeline::Timeline;
+use crate::simd::prefetch;
 use crate::tensor::{Element, View};
 use half::{bf16, f16};
 use std::ops::Range;
 
 /// Brackets found before their rows are blended: a few kilobytes of stack, and the search stays out of the loop.
 const CHUNK: usize = 64;
+/// Targets between asking for the samples of one and reading them: as long as memory takes, and no longer than a first
+/// cache remembers.
+const AHEAD: usize = 2;
+/// Bytes of a row that are asked for; what follows is read in order, which the machine foresees by itself.
+const FETCHED: usize = 2048;
+/// Bytes that memory gives at once.
+const LINE: usize = 64;
 /// Elements below which another thread costs more than it saves.
 pub const GRAIN: usize = 16 * 1024;
 
@@ -122,7 +130,26 @@ impl<V> Output<V> {
 pub struct Targets<'c> {
     timeline: &'c Timeline<'c>,
     rows: Range<usize>,
+    guess: usize,
     brackets: [Bracket; CHUNK],
+}
+
+/// Asks for the samples of the target [`AHEAD`] of `index`, where its bracket is another than the one before.
+#[inline(always)]
+pub fn fetch_ahead<V: Element>(view: &View, batch: usize, brackets: &[Bracket], index: usize) {
+    let Some([before, bracket]) = brackets.get(index + AHEAD - 1..=index + AHEAD) else { return };
+    if view.stride(2) != 1 || before.left == bracket.left {
+        return;
+    }
+    let bytes = (view.size(2) * size_of::<V>()).min(FETCHED);
+    for sample in bracket.left as isize + isize::from(before.left + 1 == bracket.left)..=bracket.left as isize + 1 {
+        let row = batch as isize * view.stride(0) + sample * view.stride(1);
+        // An address only: past the last sample it is no row's.
+        let first = view.data().cast::<V>().wrapping_offset(row).cast::<u8>();
+        for offset in (0..bytes).step_by(LINE) {
+            prefetch(first.wrapping_add(offset));
+        }
+    }
 }
 
 /// Neighbouring targets of one row of the batch.
@@ -138,7 +165,7 @@ pub struct Chunk<'t> {
 impl<'c> Targets<'c> {
     /// Those rows.
     pub fn new(timeline: &'c Timeline<'c>, rows: Range<usize>) -> Self {
-        Targets { timeline, rows, brackets: [Bracket::EMPTY; CHUNK] }
+        Targets { timeline, rows, guess: 0, brackets: [Bracket::EMPTY; CHUNK] }
     }
 
     /// The next ones, until there are none.
@@ -153,9 +180,12 @@ impl<'c> Targets<'c> {
         let (batch, target) = (row / targets, row % targets);
         let count = CHUNK.min(targets - target).min(self.rows.len());
         self.rows.start += count;
+        if target == 0 {
+            self.guess = 0;
+        }
         let brackets = &mut self.brackets[..count];
         // SAFETY: the caller's promise.
-        unsafe { self.timeline.brackets(batch, target..target + count, brackets) };
+        unsafe { self.timeline.brackets(batch, target..target + count, &mut self.guess, brackets) };
         Some(Chunk { batch, row, brackets })
     }
 }

@@ -5,11 +5,11 @@ use crate::ops::blend::slerp::Quaternion;
 use crate::ops::blend::{angle, pchip, slerp};
 use crate::ops::interpolate::{Bracket, Fill};
 use crate::ops::modes::{Group, Mode, QUATERNION};
-use crate::ops::rows::{Output, Row, Targets, Value, grain};
+use crate::ops::rows::{Output, Row, Targets, Value, fetch_ahead, grain};
 use crate::ops::signal::Signal;
 use crate::simd::{Blend, Level, Work};
 use crate::tensor::{DType, Element, View};
-use crate::threads::Threads;
+use crate::threads::{Threads, huge_pages};
 use half::{bf16, f16};
 use std::ops::Range;
 
@@ -224,7 +224,9 @@ impl<V: Blend + Value> Work for Blended<'_, V> {
         let mut targets = Targets::new(&signal.timeline, rows.clone());
         // SAFETY: host memory, rows of the batch, samples of the brackets (`Signal`'s contract).
         while let Some(chunk) = unsafe { targets.next() } {
-            for (row, bracket) in (chunk.row..).zip(chunk.brackets) {
+            for (index, bracket) in chunk.brackets.iter().enumerate() {
+                let row = chunk.row + index;
+                fetch_ahead::<V>(&signal.values, chunk.batch, chunk.brackets, index);
                 for group in signal.modes.groups() {
                     let out = output.row(row, &group.channels);
                     match bracket.fill {
@@ -384,6 +386,7 @@ fn copied<V: Value>(signals: &[Signal], output: *mut u8, threads: &dyn Threads) 
 /// Every signal over every range of rows, so that a row's parts are written while it is in the cache.
 fn each_part<V: Copy>(signals: &[Signal], output: *mut u8, threads: &dyn Threads, body: &(dyn Fn(Part<V>) + Sync)) {
     let width = signals.iter().map(Signal::channels).sum();
+    huge_pages(output, signals[0].rows() * width * size_of::<V>());
     let output = Output::<V> { first: output.cast(), width };
     threads.run(signals[0].rows(), grain(width), &|rows| {
         let mut start = 0;

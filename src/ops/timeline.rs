@@ -204,17 +204,18 @@ impl<'a> Timeline<'a> {
         }
     }
 
-    /// The brackets of some targets of a row.
+    /// The brackets of some targets of a row; `guess` carries what they tell about those that follow (0 at first).
     ///
     /// # Safety
-    /// The views are host memory; `row` and `targets` are within the batch; `brackets` has a place for each target.
-    pub unsafe fn brackets(&self, row: usize, targets: Range<usize>, brackets: &mut [Bracket]) {
+    /// The views are host memory; `row` and `targets` are within the batch; `brackets` has a place for each target;
+    /// `guess` comes from this row.
+    pub unsafe fn brackets(&self, row: usize, targets: Range<usize>, guess: &mut usize, brackets: &mut [Bracket]) {
         // SAFETY: the caller's promise; the type is the views' own.
         unsafe {
             match self.source_times.dtype() {
-                DType::I64 => self.brackets_of::<i64>(row, targets, brackets),
-                DType::F64 => self.brackets_of::<f64>(row, targets, brackets),
-                _ => self.brackets_of::<f32>(row, targets, brackets),
+                DType::I64 => self.brackets_of::<i64>(row, targets, guess, brackets),
+                DType::F64 => self.brackets_of::<f64>(row, targets, guess, brackets),
+                _ => self.brackets_of::<f32>(row, targets, guess, brackets),
             }
         }
     }
@@ -230,14 +231,19 @@ impl<'a> Timeline<'a> {
         unsafe { *self.target_times.at::<T>(offset) }
     }
 
-    unsafe fn brackets_of<T: Time>(&self, row: usize, targets: Range<usize>, brackets: &mut [Bracket]) {
+    unsafe fn brackets_of<T: Time>(
+        &self,
+        row: usize,
+        targets: Range<usize>,
+        guess: &mut usize,
+        brackets: &mut [Bracket],
+    ) {
         // SAFETY: `brackets`' promise; `count` is in [1, S].
         let samples = unsafe { Samples::<T>::new(&self.source_times, row, self.count(row)) };
-        let mut guess = 0;
         for (bracket, target) in brackets.iter_mut().zip(targets) {
             // SAFETY: `target` is a column of the target times.
             let time = unsafe { self.target::<T>(row, target) };
-            *bracket = samples.bracket(time, self.outside, self.spans, &mut guess);
+            *bracket = samples.bracket(time, self.outside, self.spans, guess);
         }
     }
 }

@@ -57,7 +57,7 @@ fn sort<'w>(call: &Backward, workspace: &'w mut [u8], plan: &Workspace, threads:
         for row in range {
             let (brackets, order) = (brackets.row(row, &(0..targets)), order.row(row, &(0..targets)));
             // SAFETY: host memory (`Backward`'s contract), a row of the batch, a place for each target.
-            unsafe { call.timeline.brackets(row, 0..targets, brackets) };
+            unsafe { call.timeline.brackets(row, 0..targets, &mut 0, brackets) };
             order.iter_mut().zip(0..).for_each(|(place, target)| *place = target);
             if !brackets.is_sorted_by_key(|bracket| bracket.left) {
                 // The target's index breaks ties, so that an unstable sort gives the one stable order.

@@ -1,22 +1,30 @@
 //! `voxelize` on the CPU: points find their voxels on every thread, a counting sort groups them, and voxels are reduced
 //! on every thread.
 
+use super::cells_cpu::{self, Key, each_run, with_key};
 use super::exact::Feature;
-use super::grid::{Clouds, Frame, Point};
+use super::grid::Clouds;
 use super::plan::Workspace;
 use super::reduce::Reduce;
-use super::rows::{Column, holder, value};
+use super::rows::{Column, Place, Voxels, holder};
+use super::sort_cpu::{Pairs, sort};
 use crate::ops::rows::GRAIN;
+use crate::simd::{Level, Work};
 use crate::tensor::{DType, View};
-use crate::threads::Threads;
+use crate::threads::{Threads, huge_pages};
 use half::{bf16, f16};
 use std::ops::Range;
+use std::slice::from_raw_parts_mut;
 use std::sync::atomic::{AtomicI32, AtomicU8, Ordering::Relaxed};
 
-/// The cell of a point that is in no voxel.
-const NONE: u64 = u64::MAX;
 /// Voxels below which another thread costs more than it saves.
 const CELLS: usize = 4096;
+/// Pieces of a grid at most: enough for the threads of a machine, each with its own part of the grid.
+const PIECES: usize = 64;
+/// Voxels that are as much work as a point.
+const POINT: usize = 4;
+/// Points between asking for one's features and reading them.
+pub(crate) const AHEAD: usize = 16;
 
 /// Runs `$body` with `$name` as the Rust type of a floating tag.
 macro_rules! with_floating {
@@ -62,6 +70,17 @@ impl<T> Shared<T> {
         // SAFETY: the caller's promise.
         unsafe { self.0.add(index).write(value) }
     }
+
+    /// Neighbouring places.
+    ///
+    /// # Safety
+    /// They lie within the memory, hold values, and no other thread touches them while the slice lives.
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn slice(&self, first: usize, count: usize) -> &mut [T] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(first), count) }
+    }
 }
 
 /// Fills memory with zero bytes on every thread.
@@ -74,95 +93,88 @@ pub(crate) fn clear(first: *mut u8, bytes: usize, threads: &dyn Threads) {
     });
 }
 
-/// Calls `body(cloud, point, cell)` for every point, on every thread; `None` for a point in no voxel.
-pub(crate) fn each_point(
-    clouds: &Clouds,
-    range: Range<usize>,
-    threads: &dyn Threads,
-    body: impl Fn(usize, usize, Option<u64>) + Sync,
-) {
-    with_floating!(clouds.points.dtype(), P => each_point_of::<P>(clouds, range, threads, body));
+/// The points of a cloud by cell: keys that ascend, and the points in that order.
+#[derive(Clone, Copy)]
+struct Groups<'w, K> {
+    keys: &'w [K],
+    points: &'w [i32],
 }
 
-/// `range` is of clouds.
-fn each_point_of<P: Point>(
-    clouds: &Clouds,
-    range: Range<usize>,
-    threads: &dyn Threads,
-    body: impl Fn(usize, usize, Option<u64>) + Sync,
-) {
-    let (points, frame) = (clouds.points(), Frame::<P::Compute>::new(&clouds.grid));
-    threads.run(range.len() * points, GRAIN, &|items| {
-        let (mut cloud, mut point) = (range.start + items.start / points, items.start % points);
-        // SAFETY: host memory (a place on the CPU), a cloud of the batch.
-        let mut count = unsafe { clouds.count(cloud) };
-        for _ in items {
-            // SAFETY: as above, of type `P`, a point of the cloud.
-            let cell = (point < count).then(|| unsafe { clouds.cell::<P>(&frame, cloud, point) }).flatten();
-            body(cloud, point, cell);
-            point += 1;
-            if point == points {
-                (cloud, point) = (cloud + 1, 0);
-                if cloud < range.end {
-                    // SAFETY: as above.
-                    count = unsafe { clouds.count(cloud) };
-                }
-            }
-        }
-    });
-}
-
-/// The parts of the workspace, one cloud's at a time.
-struct Parts<'w> {
-    cells: &'w mut [u64],
-    starts: &'w mut [i32],
-    order: &'w mut [i32],
-}
-
-impl<'w> Parts<'w> {
+impl<'w, K: Key> Groups<'w, K> {
+    /// Of a cloud.
+    ///
     /// # Safety
-    /// `workspace` has the bytes that `plan` says, aligned to 16, and nothing else uses them.
-    unsafe fn new(plan: &Workspace, workspace: *mut u8, points: usize, cells: usize) -> Self {
+    /// `workspace` has the bytes that `plan` says, aligned to 16, and nothing else uses them while the groups live.
+    unsafe fn new(clouds: &Clouds, cloud: usize, plan: &Workspace, workspace: *mut u8, threads: &dyn Threads) -> Self {
+        let points = clouds.points();
+        let dropped = plan.cells as u64;
         // SAFETY: the caller's promise; the parts do not overlap, and any bits are numbers.
-        unsafe {
-            let part = |at: usize| workspace.add(at);
-            std::ptr::write_bytes(workspace, 0, plan.bytes);
-            Parts {
-                cells: std::slice::from_raw_parts_mut(part(plan.places_at).cast(), points),
-                starts: std::slice::from_raw_parts_mut(part(plan.starts_at).cast(), cells + 1),
-                order: std::slice::from_raw_parts_mut(part(plan.order_at).cast(), points),
+        let (pairs, spare) = unsafe {
+            let (keys, order) = (workspace.add(plan.places_at).cast::<K>(), workspace.add(plan.order_at).cast::<i32>());
+            let pairs = |index: usize| Pairs {
+                keys: from_raw_parts_mut(keys.add(index * points), points),
+                points: from_raw_parts_mut(order.add(index * points), points),
+            };
+            (pairs(0), pairs(1))
+        };
+        // SAFETY: host memory (a place on the CPU); the key was chosen for the cells.
+        let write = |first: usize, keys: &mut [K]| unsafe { cells_cpu::write(clouds, cloud, first, keys) };
+        let Pairs { keys, points } = sort(pairs, spare, u64::BITS - dropped.leading_zeros(), threads, &write);
+        let kept = keys.partition_point(|key| key.cell() < dropped);
+        Groups { keys: &keys[..kept], points: &points[..kept] }
+    }
+
+    /// Points in cells before that one.
+    fn before(&self, cell: usize) -> usize {
+        self.keys.partition_point(|key| key.cell() < cell as u64)
+    }
+
+    /// Ranges of neighbouring cells that are about as much work as each other, where a point is as much as `weight` cells.
+    fn pieces(&self, cells: usize, weight: usize) -> Vec<Range<usize>> {
+        let work = |cell: usize| cell as u128 + self.before(cell) as u128 * weight as u128;
+        let (pieces, all) = (cells.div_ceil(CELLS).min(PIECES), work(cells));
+        let starts = (0..=pieces).map(|piece| {
+            let (mut low, mut high) = (0, cells);
+            while low < high {
+                let middle = low + (high - low) / 2;
+                if work(middle) * (pieces as u128) < all * piece as u128 { low = middle + 1 } else { high = middle }
             }
-        }
-    }
-
-    /// Groups the points of a cloud: those of cell `c` are `order[starts[c]..starts[c + 1]]`, in ascending order.
-    fn group(&mut self, clouds: &Clouds, cloud: usize, threads: &dyn Threads) {
-        let cells = Shared(self.cells.as_mut_ptr());
-        each_point(clouds, cloud..cloud + 1, threads, |_, point, cell| {
-            // SAFETY: a place for each point.
-            unsafe { cells.set(point, cell.unwrap_or(NONE)) }
+            low
         });
-        self.starts.fill(0);
-        let last = self.starts.len() - 1;
-        let starts = &mut *self.starts;
-        let inside = |cell: &&u64| **cell != NONE;
-        self.cells.iter().filter(inside).for_each(|&cell| starts[cell as usize] += 1);
-        // Where each cell ends; filling from the last point on then leaves where it starts.
-        let mut end = 0;
-        for start in starts[..last].iter_mut() {
-            end += *start;
-            *start = end;
-        }
-        starts[last] = end;
-        for (point, &cell) in self.cells.iter().enumerate().rev().filter(|(_, cell)| inside(cell)) {
-            let start = &mut starts[cell as usize];
-            *start -= 1;
-            self.order[*start as usize] = point as i32;
-        }
+        let starts: Vec<usize> = starts.collect();
+        starts.windows(2).map(|pair| pair[0]..pair[1]).collect()
     }
 
-    fn points(&self, cell: usize) -> &[i32] {
-        &self.order[self.starts[cell] as usize..self.starts[cell + 1] as usize]
+    /// The cells of a range that have points.
+    #[inline(always)]
+    fn within(&self, cells: &Range<usize>) -> Walk<'w, K> {
+        Walk { groups: *self, first: self.before(cells.start), last: self.before(cells.end) }
+    }
+}
+
+/// A walk along cells that have points. No iterator with a body: a closure would be compiled for the base instruction
+/// set.
+struct Walk<'w, K> {
+    groups: Groups<'w, K>,
+    first: usize,
+    last: usize,
+}
+
+impl<'w, K: Key> Walk<'w, K> {
+    /// The next cell, its points, and as many points that will soon follow.
+    #[inline(always)]
+    fn next(&mut self) -> Option<(usize, &'w [i32], &'w [i32])> {
+        let Groups { keys, points } = self.groups;
+        let (first, mut end) = (self.first, self.first + 1);
+        if first >= self.last {
+            return None;
+        }
+        while end < self.last && keys[end] == keys[first] {
+            end += 1;
+        }
+        self.first = end;
+        let soon = points.get(first + AHEAD..).map_or(&[][..], |soon| &soon[..soon.len().min(end - first)]);
+        Some((keys[first].cell() as usize, &points[first..end], soon))
     }
 }
 
@@ -183,25 +195,26 @@ pub(super) fn forward(
         (Reduce::Occupancy, _) => {
             clear(output, all.len() * cells, threads);
             let output = Shared(output);
-            each_point(clouds, all, threads, |cloud, _, cell| {
+            with_key!(cells as u64, K => each_run::<K>(clouds, all, threads, |cloud, _, found| {
                 let output = &output;
-                if let Some(cell) = cell {
+                for cell in found.iter().map(|key| key.cell() as usize).filter(|&cell| cell < cells) {
                     // SAFETY: a byte for each cell of each cloud; threads that meet there write the same.
-                    unsafe { AtomicU8::from_ptr(output.0.add(cloud * cells + cell as usize)) }.store(1, Relaxed);
+                    unsafe { AtomicU8::from_ptr(output.0.add(cloud * cells + cell)) }.store(1, Relaxed);
                 }
-            });
+            }));
         }
         (Reduce::Count, _) | (_, None) => {
             clear(output, all.len() * cells * size_of::<i32>(), threads);
             count(clouds, all, output.cast(), cells, threads);
         }
         (_, Some(features)) => {
-            // SAFETY: `voxelize` checked the workspace.
-            let mut parts = unsafe { Parts::new(plan, workspace, clouds.points(), cells) };
+            huge_pages(output, all.len() * features.size(2) * cells * features.dtype().size());
             for cloud in all {
-                parts.group(clouds, cloud, threads);
-                with_floating!(features.dtype(), F => {
-                    grids::<F>(&parts, &features, tangent.as_ref(), cloud, reduce, output.cast(), cells, threads)
+                let voxels = Voxels { features: &features, tangent: tangent.as_ref(), cloud, reduce };
+                with_key!(cells as u64, K => {
+                    // SAFETY: `voxelize` checked the workspace.
+                    let groups = unsafe { Groups::<K>::new(clouds, cloud, plan, workspace, threads) };
+                    with_floating!(features.dtype(), F => grids::<F, K>(&groups, &voxels, output.cast(), cells, threads));
                 });
             }
         }
@@ -210,55 +223,60 @@ pub(super) fn forward(
 
 /// Adds one for each point to the cell of its cloud, the first of which is that of `range.start`.
 fn count(clouds: &Clouds, range: Range<usize>, counts: *mut i32, cells: usize, threads: &dyn Threads) {
-    let (first, counts) = (range.start, Shared(counts));
-    each_point(clouds, range, threads, |cloud, _, cell| {
+    let (start, counts) = (range.start, Shared(counts));
+    with_key!(cells as u64, K => each_run::<K>(clouds, range, threads, |cloud, _, found| {
         let counts = &counts;
-        if let Some(cell) = cell {
+        for cell in found.iter().map(|key| key.cell() as usize).filter(|&cell| cell < cells) {
             // SAFETY: a number for each cell of each cloud.
-            let place = unsafe { AtomicI32::from_ptr(counts.0.add((cloud - first) * cells + cell as usize)) };
+            let place = unsafe { AtomicI32::from_ptr(counts.0.add((cloud - start) * cells + cell)) };
             place.fetch_add(1, Relaxed);
         }
-    });
+    }));
 }
 
-#[allow(clippy::too_many_arguments)]
-fn grids<F: Feature>(
-    parts: &Parts,
-    features: &View,
-    tangent: Option<&View>,
-    cloud: usize,
-    reduce: Reduce,
-    output: *mut F,
+/// Some cells of a cloud's grid, for one thread.
+struct Piece<'g, F, K> {
+    groups: &'g Groups<'g, K>,
+    voxels: &'g Voxels<'g, 'g>,
+    output: &'g Shared<F>,
     cells: usize,
-    threads: &dyn Threads,
-) {
-    let (channels, output) = (features.size(2), Shared(output));
-    threads.run(cells, CELLS, &|range| {
-        let output = &output;
+    range: Range<usize>,
+}
+
+impl<F: Feature, K: Key> Work for Piece<'_, F, K> {
+    #[inline(always)]
+    fn run(self) {
+        let Piece { groups, voxels, output, cells, range } = self;
+        let channels = voxels.features.size(2);
         // A few cells at a time, so that what is cleared is still near when it is written.
         for first in range.clone().step_by(CELLS) {
-            let cells_here = first..range.end.min(first + CELLS);
+            let here = first..range.end.min(first + CELLS);
             for channel in 0..channels {
-                let at = (cloud * channels + channel) * cells + first;
+                let at = (voxels.cloud * channels + channel) * cells + first;
                 // SAFETY: these cells of the output are this thread's; all bits zero is zero in every floating type.
-                unsafe { output.0.add(at).write_bytes(0, cells_here.len()) };
+                unsafe { output.0.add(at).write_bytes(0, here.len()) };
             }
-            for cell in cells_here {
-                let points = parts.points(cell);
-                if points.is_empty() {
-                    continue;
+            let mut walk = groups.within(&here);
+            while let Some((cell, points, soon)) = walk.next() {
+                for &point in soon {
+                    voxels.fetch::<F>(point);
                 }
-                for channel in 0..channels {
-                    let column = Column::new(features, cloud, channel);
-                    let tangent = tangent.map(|tangent| Column::new(tangent, cloud, channel));
-                    // SAFETY: host memory of type `F`; the points are those of the cloud, and each place is written by
-                    // one thread.
-                    unsafe {
-                        let found = value::<F>(&column, tangent.as_ref(), points, reduce);
-                        output.set((cloud * channels + channel) * cells + cell, found);
-                    }
+                // SAFETY: host memory of type `F`; the points are those of the cloud, and each place is written by one
+                // thread.
+                unsafe {
+                    let first = output.0.add(voxels.cloud * channels * cells + cell);
+                    voxels.reduce(points, Place { first, step: cells });
                 }
             }
+        }
+    }
+}
+
+fn grids<F: Feature, K: Key>(groups: &Groups<K>, voxels: &Voxels, output: *mut F, cells: usize, threads: &dyn Threads) {
+    let (pieces, output) = (groups.pieces(cells, POINT), Shared(output));
+    threads.run(pieces.len(), 1, &|range| {
+        for piece in &pieces[range] {
+            Level::best().run(Piece { groups, voxels, output: &output, cells, range: piece.clone() });
         }
     });
 }
@@ -299,25 +317,27 @@ fn spread<F: Feature>(
             count(clouds, cloud..cloud + 1, counts, plan.cells, threads);
         }
         let counts = Shared(counts);
-        each_point(clouds, cloud..cloud + 1, threads, |_, point, cell| {
+        with_key!(plan.cells as u64, K => each_run::<K>(clouds, cloud..cloud + 1, threads, |_, first, found| {
             let (output, counts) = (&output, &counts);
-            // SAFETY: a count for each cell, written above.
-            let count =
-                cell.filter(|_| reduce == Reduce::Mean).map_or(1, |cell| unsafe { *counts.0.add(cell as usize) });
-            for channel in 0..channels {
-                let sent = cell.map_or(0.0, |cell| {
-                    let at = cloud as isize * grad.stride(0)
-                        + channel as isize * grad.stride(1)
-                        + cell as isize * grad.stride(2);
-                    // SAFETY: host memory of type `F`, within the shape.
-                    unsafe { *grad.at::<F>(at) }.to_f64()
-                });
-                // SAFETY: each place is written once.
-                unsafe {
-                    output.set((cloud * points + point) * channels + channel, F::rounded(sent, f64::from(count)))
-                };
+            for (point, key) in (first..).zip(found) {
+                let cell = Some(key.cell() as usize).filter(|&cell| cell < plan.cells);
+                // SAFETY: a count for each cell, written above.
+                let count = cell.filter(|_| reduce == Reduce::Mean).map_or(1, |cell| unsafe { *counts.0.add(cell) });
+                for channel in 0..channels {
+                    let sent = cell.map_or(0.0, |cell| {
+                        let at = cloud as isize * grad.stride(0)
+                            + channel as isize * grad.stride(1)
+                            + cell as isize * grad.stride(2);
+                        // SAFETY: host memory of type `F`, within the shape.
+                        unsafe { *grad.at::<F>(at) }.to_f64()
+                    });
+                    // SAFETY: each place is written once.
+                    unsafe {
+                        output.set((cloud * points + point) * channels + channel, F::rounded(sent, f64::from(count)))
+                    };
+                }
             }
-        });
+        }));
     }
 }
 
@@ -336,26 +356,31 @@ fn send<F: Feature>(
     let (points, channels) = (clouds.points(), grad.size(1));
     clear(output.cast(), clouds.batch() * points * channels * size_of::<F>(), threads);
     let output = Shared(output);
-    // SAFETY: `voxelize_backward` checked the workspace.
-    let mut parts = unsafe { Parts::new(plan, workspace, points, plan.cells) };
     for cloud in 0..clouds.batch() {
-        parts.group(clouds, cloud, threads);
-        threads.run(plan.cells, CELLS, &|range| {
-            let output = &output;
-            for cell in range {
-                let inside = parts.points(cell);
-                for channel in if inside.is_empty() { 0..0 } else { 0..channels } {
-                    let at = cloud as isize * grad.stride(0)
-                        + channel as isize * grad.stride(1)
-                        + cell as isize * grad.stride(2);
-                    // SAFETY: host memory of type `F`; a point of the cloud is in one cell, so each place is written
-                    // once.
-                    unsafe {
-                        let point = holder::<F>(&Column::new(features, cloud, channel), inside, reduce);
-                        output.set((cloud * points + point) * channels + channel, *grad.at::<F>(at));
+        with_key!(plan.cells as u64, K => {
+            // SAFETY: `voxelize_backward` checked the workspace.
+            let groups = unsafe { Groups::<K>::new(clouds, cloud, plan, workspace, threads) };
+            let pieces = groups.pieces(plan.cells, POINT);
+            threads.run(pieces.len(), 1, &|range| {
+                let output = &output;
+                let voxels = Voxels { features, tangent: None, cloud, reduce };
+                let cells = pieces[range.start].start..pieces[range.end - 1].end;
+                let mut walk = groups.within(&cells);
+                while let Some((cell, inside, soon)) = walk.next() {
+                    soon.iter().for_each(|&point| voxels.fetch::<F>(point));
+                    for channel in 0..channels {
+                        let at = cloud as isize * grad.stride(0)
+                            + channel as isize * grad.stride(1)
+                            + cell as isize * grad.stride(2);
+                        // SAFETY: host memory of type `F`; a point of the cloud is in one cell, so each place is written
+                        // once.
+                        unsafe {
+                            let point = holder::<F>(&Column::new(features, cloud, channel), inside, reduce);
+                            output.set((cloud * points + point) * channels + channel, *grad.at::<F>(at));
+                        }
                     }
                 }
-            }
+            });
         });
     }
 }

@@ -1,196 +1,36 @@
-//! `voxelize` on CUDA: each kernel's parameters and the launches.
+//! `voxelize` on CUDA: the launches.
 
 use super::grid::Clouds;
-use super::plan::{self, Tiles, Workspace};
+use super::params::{
+    Chunks, Clear, OrderParams, Points, PointsParams, RowsParams, SpreadParams, StartsParams, TileRowsParams,
+    TilesParams, strides,
+};
+use super::plan::{self, Tiles, Tiling, Workspace};
 use super::reduce::Reduce;
 use crate::cuda;
 use crate::device::Stream;
 use crate::error::Result;
-use crate::tensor::View;
+use crate::launch::Launch;
+use crate::tensor::{DType, View};
 use std::ptr::{null, null_mut};
 
 const FILE: &str = "voxelize";
 const ROWS_FILE: &str = "voxelize_rows";
+const TILES_FILE: &str = "voxelize_tiles";
 
-/// `Clouds` in the kernels.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Points {
-    points: *const u8,
-    lengths: *const u8,
-    strides: [i64; 3],
-    lengths_step: i64,
-    batch: i64,
-    points_count: i64,
-    size: [i64; 3],
-    origin: [f64; 3],
-    voxel_size: [f64; 3],
-    cells: i64,
-    lengths_bytes: i32,
-    tiles: i32,
-}
-
-const _: () = assert!(size_of::<Points>() == 152);
-
-impl Points {
-    /// The same clouds by address, a block of which works on one of `tiles`.
-    pub(crate) fn new(clouds: &Clouds, tiles: u32) -> Self {
-        let (points, lengths) = (&clouds.points, clouds.lengths.as_ref());
-        Points {
-            points: points.data(),
-            lengths: lengths.map_or(null(), |lengths| lengths.data()),
-            strides: [0, 1, 2].map(|axis| points.stride(axis) as i64),
-            lengths_step: lengths.map_or(0, |lengths| lengths.stride(0) as i64),
-            batch: clouds.batch() as i64,
-            points_count: clouds.points() as i64,
-            size: clouds.grid.size,
-            origin: clouds.grid.origin,
-            voxel_size: clouds.grid.voxel_size,
-            cells: clouds.grid.cells().unwrap_or(0) as i64,
-            lengths_bytes: lengths.map_or(0, |lengths| lengths.dtype().size() as i32),
-            tiles: tiles as i32,
-        }
-    }
-}
-
-/// `VoxelizeClearParams` in the kernel.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-struct Clear {
-    memory: *mut u8,
-    bytes: i64,
-}
-
-const _: () = assert!(size_of::<Clear>() == 16);
-
-/// `VoxelizePointsParams` in the kernel.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-struct PointsParams {
-    clouds: Points,
-    output: *mut u8,
-    places: *mut u8,
-}
-
-const _: () = assert!(size_of::<PointsParams>() == 168);
-
-/// `VoxelizeStartsParams` in the kernel.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-struct StartsParams {
-    counts: *const u8,
-    starts: *mut u8,
-    cursor: *mut u8,
-    cells: i64,
-    tiles: i32,
-}
-
-const _: () = assert!(size_of::<StartsParams>() == 40);
-
-/// `VoxelizeOrderParams` in the kernel.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-struct OrderParams {
-    clouds: Points,
-    places: *const u8,
-    starts: *const u8,
-    order: *mut u8,
-}
-
-const _: () = assert!(size_of::<OrderParams>() == 176);
-
-/// `VoxelizeSpreadParams` in the kernel.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-struct SpreadParams {
-    clouds: Points,
-    grad: *const u8,
-    counts: *const u8,
-    output: *mut u8,
-    cloud_stride: i64,
-    channel_stride: i64,
-    cell_stride: i64,
-    channels: i64,
-}
-
-const _: () = assert!(size_of::<SpreadParams>() == 208);
-
-/// `VoxelizeRowsParams` in the kernel.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct RowsParams {
-    pub features: *const u8,
-    pub tangent: *const u8,
-    pub features_strides: [i64; 3],
-    pub tangent_strides: [i64; 3],
-    pub coords: *const u8,
-    pub counts: *const u8,
-    pub starts: *const u8,
-    pub order: *const u8,
-    pub grad: *const u8,
-    pub output: *mut u8,
-    /// Of the rows' side: cloud, channel, row.
-    pub strides: [i64; 3],
-    /// Of one grid, or all of a sparse one.
-    pub rows: i64,
-    pub batch: i64,
-    pub points: i64,
-    pub channels: i64,
-    pub least: i32,
-    pub mean: i32,
-    pub tiles: i32,
-}
-
-const _: () = assert!(size_of::<RowsParams>() == 184);
-
-pub(crate) fn strides(view: &View) -> [i64; 3] {
-    [0, 1, 2].map(|axis| view.stride(axis) as i64)
-}
-
-impl RowsParams {
-    /// Features, a tangent for a pick (for a sum it takes their place), and the reduction; the rest is empty.
-    pub(crate) fn new(features: &View, tangent: Option<&View>, reduce: Reduce) -> Self {
-        let (features, tangent) = match tangent {
-            Some(tangent) if !reduce.picks() => (tangent, None),
-            tangent => (features, tangent),
-        };
-        RowsParams {
-            features: features.data(),
-            tangent: tangent.map_or(null(), |tangent| tangent.data()),
-            features_strides: strides(features),
-            tangent_strides: tangent.map_or([0; 3], strides),
-            coords: null(),
-            counts: null(),
-            starts: null(),
-            order: null(),
-            grad: null(),
-            output: null_mut(),
-            strides: [0; 3],
-            rows: 0,
-            batch: features.size(0) as i64,
-            points: features.size(1) as i64,
-            channels: features.size(2) as i64,
-            least: i32::from(reduce == Reduce::Min),
-            mean: i32::from(reduce == Reduce::Mean),
-            tiles: 1,
-        }
-    }
-}
-
-/// Reduces rows, or sends a gradient to what they picked; `params.tiles` is set here.
+/// Reduces the rows of a sparse grid, or sends a gradient to what they picked.
 ///
 /// # Safety
 /// The addresses are memory of the stream's device that lives until the stream has run, as large as the sizes say.
-pub(crate) unsafe fn rows(op: &'static str, plan: &Tiles, params: &RowsParams, stream: Stream) -> Result<()> {
-    let params = RowsParams { tiles: plan.tiles as i32, ..*params };
+pub(crate) unsafe fn sparse_rows(op: &'static str, launch: &Launch, params: &RowsParams, stream: Stream) -> Result<()> {
     // SAFETY: the caller's promise; RowsParams mirrors the kernel's struct.
-    unsafe { cuda::launch(op, stream.device, stream.handle, ROWS_FILE, &plan.launch, &params) }
+    unsafe { cuda::launch(op, stream.device, stream.handle, ROWS_FILE, launch, params) }
 }
 
 /// Fills device memory with zero bytes.
 ///
 /// # Safety
-/// As for [`rows`].
+/// As for [`sparse_rows`].
 pub(crate) unsafe fn clear(op: &'static str, memory: *mut u8, bytes: usize, stream: Stream) -> Result<()> {
     let params = Clear { memory, bytes: bytes as i64 };
     // SAFETY: the caller's promise; Clear mirrors the kernel's struct.
@@ -205,6 +45,8 @@ struct Parts {
     starts: *mut u8,
     order: *mut u8,
     places: *mut u8,
+    entries: *mut u8,
+    table: *mut u8,
 }
 
 impl Parts {
@@ -216,6 +58,8 @@ impl Parts {
             starts: part(plan.starts_at),
             order: part(plan.order_at),
             places: part(plan.places_at),
+            entries: part(plan.entries_at),
+            table: part(plan.table_at),
         }
     }
 }
@@ -223,7 +67,7 @@ impl Parts {
 /// Marks or counts points in a grid that is cleared.
 ///
 /// # Safety
-/// As for [`rows`]: the output has a place for each cell, and `places` is null or has one for each point.
+/// As for [`sparse_rows`]: the output has a place for each cell, and `places` is null or has one for each point.
 unsafe fn by_point(
     op: &'static str,
     clouds: &Clouds,
@@ -241,7 +85,7 @@ unsafe fn by_point(
 /// Groups the points of every cloud by cell: counts, starts and order in the workspace.
 ///
 /// # Safety
-/// As for [`rows`]; the workspace is as planned.
+/// As for [`sparse_rows`]; the workspace is as planned.
 unsafe fn group(
     op: &'static str,
     clouds: &Clouds,
@@ -277,6 +121,104 @@ unsafe fn group(
     Ok(parts)
 }
 
+/// Memory for the points of clouds by tile.
+#[derive(Clone, Copy)]
+pub(crate) struct Grouped {
+    /// uint32 for each point.
+    pub entries: *mut u8,
+    /// uint16 for each tile of each chunk, and more.
+    pub table: *mut u8,
+    /// int32 for each point: its cell, or -1; null where nothing else reads it and a chunk is one round of a block.
+    pub cells: *mut u8,
+    /// int32 for each cloud, which become zero.
+    pub cursor: *mut u8,
+}
+
+impl Parts {
+    /// The order is not written yet and has room for the cells.
+    fn grouped(&self, tiling: &Tiling) -> Grouped {
+        let cells = if tiling.chunk == plan::CHUNK { null_mut() } else { self.order };
+        Grouped { entries: self.entries, table: self.table, cells, cursor: self.cursor }
+    }
+}
+
+/// Writes the points of every cloud by tile of its grid.
+///
+/// # Safety
+/// As for [`sparse_rows`], the sizes as `tiling` says; `zeros` is null or has `row_bytes` for each point, which become
+/// zero where it is dropped.
+pub(crate) unsafe fn tile(
+    op: &'static str,
+    clouds: &Clouds,
+    tiling: &Tiling,
+    memory: &Grouped,
+    zeros: *mut u8,
+    row_bytes: usize,
+    stream: Stream,
+) -> Result<Chunks> {
+    let chunks = Chunks {
+        entries: memory.entries,
+        table: memory.table,
+        points: clouds.points() as i64,
+        chunk: tiling.chunk as i32,
+        chunks: tiling.chunks as i32,
+        pitch: tiling.pitch as i32,
+        bits: tiling.bits as i32,
+    };
+    let Tiles { launch, tiles } = plan::chunks(op, clouds.points.dtype(), clouds.batch(), tiling)?;
+    let params = TilesParams {
+        clouds: Points::new(clouds, tiles),
+        chunks,
+        cells: memory.cells,
+        cursor: memory.cursor,
+        zeros,
+        row_bytes: row_bytes as i64,
+    };
+    // SAFETY: the caller's promise; TilesParams mirrors the kernel's struct.
+    unsafe { cuda::launch(op, stream.device, stream.handle, TILES_FILE, &launch, &params)? };
+    Ok(chunks)
+}
+
+/// Groups the points of every cloud by cell and reduces the cells, or sends a gradient to what they picked.
+///
+/// # Safety
+/// As for [`group`]; `params` says of the features, the output and the gradient what is there.
+#[allow(clippy::too_many_arguments)]
+unsafe fn reduce_cells(
+    op: &'static str,
+    clouds: &Clouds,
+    reduce: Reduce,
+    backward: bool,
+    dtype: DType,
+    params: &RowsParams,
+    plan: &Workspace,
+    workspace: *mut u8,
+    stream: Stream,
+) -> Result<()> {
+    let (batch, channels) = (clouds.batch(), params.channels as usize);
+    // SAFETY: the caller's promise; the params mirror the kernels' structs.
+    unsafe {
+        if let Some(tiling) = &plan.tiling {
+            let parts = Parts::new(plan, workspace);
+            let chunks = tile(op, clouds, tiling, &parts.grouped(tiling), null_mut(), 0, stream)?;
+            let Tiles { launch, tiles } = plan::tile_rows(op, reduce, backward, dtype, batch, tiling, channels)?;
+            let rows = RowsParams { tiles: tiles as i32, ..*params };
+            let params = TileRowsParams { rows, chunks, order: parts.order, cursor: parts.cursor };
+            return cuda::launch(op, stream.device, stream.handle, TILES_FILE, &launch, &params);
+        }
+        let parts = group(op, clouds, plan, workspace, stream)?;
+        let Tiles { launch, tiles } = plan::rows(op, reduce, backward, dtype, batch, plan.cells, channels)?;
+        let params = RowsParams {
+            counts: parts.counts,
+            starts: parts.starts,
+            order: parts.order,
+            tiles: tiles as i32,
+            ..*params
+        };
+        cuda::launch(op, stream.device, stream.handle, ROWS_FILE, &launch, &params)
+    }
+}
+
 /// `voxelize` of device memory.
 #[allow(clippy::too_many_arguments)]
 pub(super) fn forward(
@@ -298,19 +240,13 @@ pub(super) fn forward(
             clear(op, output, cells * if reduce == Reduce::Occupancy { 1 } else { 4 }, stream)?;
             return by_point(op, clouds, reduce, output, null_mut(), stream);
         };
-        let parts = group(op, clouds, plan, workspace, stream)?;
-        let channels = features.size(2);
         let params = RowsParams {
-            counts: parts.counts,
-            starts: parts.starts,
-            order: parts.order,
             output,
-            strides: [(channels * plan.cells) as i64, plan.cells as i64, 1],
+            strides: [features.size(2) as i64 * plan.cells as i64, plan.cells as i64, 1],
             rows: plan.cells as i64,
             ..RowsParams::new(&features, tangent.as_ref(), reduce)
         };
-        let launch = plan::rows(op, reduce, false, features.dtype(), clouds.batch(), plan.cells, channels)?;
-        rows(op, &launch, &params, stream)
+        reduce_cells(op, clouds, reduce, false, features.dtype(), &params, plan, workspace, stream)
     }
 }
 
@@ -329,25 +265,38 @@ pub(super) fn backward(
 ) -> Result<()> {
     let (batch, points, channels) = (clouds.batch(), clouds.points(), grad.size(1));
     let [cloud_stride, channel_stride, cell_stride] = strides(&grad);
+    let row_bytes = channels * grad.dtype().size();
     // SAFETY: as in `forward`; the params mirror the kernels' structs.
     unsafe {
         if let Some(features) = features.filter(|_| reduce.picks()) {
-            clear(op, output, batch * points * channels * grad.dtype().size(), stream)?;
-            let parts = group(op, clouds, plan, workspace, stream)?;
+            clear(op, output, batch * points * row_bytes, stream)?;
             let params = RowsParams {
-                counts: parts.counts,
-                starts: parts.starts,
-                order: parts.order,
                 grad: grad.data(),
                 output,
                 strides: strides(&grad),
                 rows: plan.cells as i64,
                 ..RowsParams::new(&features, None, reduce)
             };
-            let launch = plan::rows(op, reduce, true, grad.dtype(), batch, plan.cells, channels)?;
-            return rows(op, &launch, &params, stream);
+            return reduce_cells(op, clouds, reduce, true, grad.dtype(), &params, plan, workspace, stream);
         }
         let mean = reduce == Reduce::Mean;
+        if let Some(tiling) = &plan.tiling {
+            let parts = Parts::new(plan, workspace);
+            let chunks = tile(op, clouds, tiling, &parts.grouped(tiling), output, row_bytes, stream)?;
+            let Tiles { launch, tiles } = plan::tile_spread(op, grad.dtype(), batch, tiling, channels)?;
+            // Of the points only their number matters.
+            let rows = RowsParams {
+                grad: grad.data(),
+                output,
+                strides: strides(&grad),
+                rows: plan.cells as i64,
+                channels: channels as i64,
+                tiles: tiles as i32,
+                ..RowsParams::new(&clouds.points, None, reduce)
+            };
+            let params = TileRowsParams { rows, chunks, order: parts.order, cursor: parts.cursor };
+            return cuda::launch(op, stream.device, stream.handle, TILES_FILE, &launch, &params);
+        }
         if mean {
             clear(op, workspace, plan.bytes, stream)?;
             by_point(op, clouds, Reduce::Count, workspace, null_mut(), stream)?;

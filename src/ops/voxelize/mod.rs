@@ -6,14 +6,18 @@
 //! infinite coordinate, is dropped. Sums are exact and rounded once ([`exact`]), so that no order of the points
 //! matters.
 
+pub(crate) mod cells_cpu;
 pub(crate) mod cpu;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
 pub mod exact;
 pub mod grid;
+#[cfg(feature = "cuda")]
+pub(crate) mod params;
 pub mod plan;
 pub mod reduce;
 pub(crate) mod rows;
+pub(crate) mod sort_cpu;
 
 use crate::device::{Place, Where};
 use crate::error::{Error, Result};

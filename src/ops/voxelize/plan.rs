@@ -8,16 +8,83 @@ use crate::tensor::DType;
 
 /// Threads of a block: 8 warps hide the latency of loads that depend on nothing.
 pub const BLOCK: u32 = 256;
+/// Threads of a block that writes a chunk of points by tile: more points share the chunk's line of the table.
+const WIDE_BLOCK: u32 = 1024;
 /// Bytes that one thread clears.
 pub const CLEARED: u64 = 16;
+/// Points that one thread marks or counts.
+const COUNTED: u64 = 4;
 /// Cells that one thread of the scan takes: four loads of 16 bytes in flight.
 pub const SCANNED: u64 = 16;
 /// Rows that one thread of the reduction lists: one load of 16 bytes.
 pub const LISTED: u64 = 4;
-/// Bytes of a point's features that one block reduces at a time: a sector of memory, for 32 KB of shared memory.
-pub const SECTOR: usize = 32;
-/// What a grid's second axis may be.
-const MOST_CHUNKS: u64 = 65_535;
+/// Bytes of a row's channels that one thread reduces at a time: one load.
+pub const GROUP: usize = 16;
+/// A tile has at most 2^10 cells: with 16 bytes for each, 6 blocks fit a multiprocessor of sm_90, 2 of sm_86.
+const TILE_BITS: u32 = 10;
+/// A tile has at least 2^5 cells: neighbours along z then still fill whole sectors.
+const LEAST_BITS: u32 = 5;
+/// Tiles of a grid: their counters of 16 bits are 32 KB of the 48 KB of shared memory that a launch may have unasked.
+const MOST_TILES: usize = 16_384;
+/// Blocks that fill an H200 (132 multiprocessors of 6 to 8 blocks); where a grid has fewer tiles they are made smaller.
+const ENOUGH_BLOCKS: usize = 1024;
+/// Points of a tile up to which there is no gain in smaller tiles: a block keeps 2048 points in shared memory, and some
+/// tiles have more than others.
+const POINTS_OF_TILE: usize = 1024;
+/// Points of a chunk: four for each thread of a block, `ROUND` in the kernel.
+pub(crate) const CHUNK: usize = 4096;
+/// Tiles of a grid up to which a chunk is that small; its line of the table is then at most 2 bytes a point.
+const TILES_OF_CHUNK: usize = 4096;
+/// Points of a chunk for more tiles, again 2 bytes a point; counters of 16 bits hold them.
+const LARGE_CHUNK: usize = 16_384;
+/// Bytes of the table that are borrowed for any number of points, and for each point.
+const TABLE_BYTES: usize = 64 << 20;
+const TABLE_BYTES_A_POINT: usize = 8;
+
+/// Cells a point up to which the gradient of a sum goes to the points by tiles, which read that of the cells near a
+/// point once: a point alone reads a sector of up to 16 cells for each channel.
+const CELLS_OF_POINT: usize = 16;
+
+/// How a grid is cut into tiles and its clouds into chunks; a block takes a chunk, then a block takes a tile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tiling {
+    /// A tile is 2^bits neighbouring cells.
+    pub bits: u32,
+    /// Tiles of a grid.
+    pub tiles: usize,
+    /// Points of a chunk.
+    pub chunk: usize,
+    /// Chunks of a cloud.
+    pub chunks: usize,
+    /// uint16 in a chunk's line of the table: where each tile's points begin, padded to 16 bytes.
+    pub pitch: usize,
+}
+
+impl Tiling {
+    /// For that many clouds in grids of so many cells, or `None` where the table would be too large.
+    pub fn new(batch: usize, points: usize, cells: usize) -> Option<Tiling> {
+        let tiles = |bits: u32| cells.div_ceil(1 << bits);
+        if tiles(TILE_BITS) > MOST_TILES {
+            return None;
+        }
+        let wanted = |bits: u32| {
+            let tiles = tiles(bits);
+            let few = tiles.saturating_mul(batch) < ENOUGH_BLOCKS;
+            tiles < TILES_OF_CHUNK && (few || points / tiles.max(1) > POINTS_OF_TILE)
+        };
+        let mut bits = TILE_BITS;
+        while bits > LEAST_BITS && wanted(bits) {
+            bits -= 1;
+        }
+        let tiles = tiles(bits);
+        let chunk = if tiles <= TILES_OF_CHUNK { CHUNK } else { LARGE_CHUNK };
+        let tiling =
+            Tiling { bits, tiles, chunk, chunks: points.div_ceil(chunk), pitch: (tiles + 1).next_multiple_of(8) };
+        let table = tiling.chunks.checked_mul(tiling.pitch * 2)?.checked_mul(batch)?;
+        let most = points.saturating_mul(batch).saturating_mul(TABLE_BYTES_A_POINT).saturating_add(TABLE_BYTES);
+        (table <= most).then_some(tiling)
+    }
+}
 
 /// The memory that a call borrows: offsets and size in bytes, each part aligned to 16.
 ///
@@ -26,16 +93,23 @@ const MOST_CHUNKS: u64 = 65_535;
 pub struct Workspace {
     /// Voxels of a grid.
     pub cells: usize,
+    /// How points are grouped on CUDA, where it is by tiles.
+    pub tiling: Option<Tiling>,
     /// int32 for each cell, on CUDA: how many points it has. First, so that it can be cleared together with `cursor`.
     pub counts_at: usize,
     /// int32 for each cloud, on CUDA: how many places of its order are given away.
     pub cursor_at: usize,
-    /// int32 for each cell (and one more on the CPU): where its points begin in the order.
+    /// int32 for each cell, on CUDA: where its points begin in the order.
     pub starts_at: usize,
-    /// int32 for each point: the points, those of a cell side by side.
+    /// int32 for each point, on the CPU two: the points, those of a cell side by side.
     pub order_at: usize,
-    /// For each point, on CUDA int32: its place among those of its cell, or -1; on the CPU uint64: its cell.
+    /// For each point, on CUDA int32: its place among those of its cell, or -1; on the CPU two uint32, or uint64 where
+    /// there are as many cells: its cell.
     pub places_at: usize,
+    /// uint32 for each point, by tiles: its number in its chunk and its cell in its tile.
+    pub entries_at: usize,
+    /// uint16 for each tile of each chunk, and more.
+    pub table_at: usize,
     /// All of it.
     pub bytes: usize,
 }
@@ -52,7 +126,11 @@ impl Workspace {
         cuda: bool,
     ) -> Result<Workspace> {
         let groups = reduce.picks() || !backward && reduce.reads_features();
-        let counts = groups && cuda || backward && reduce == Reduce::Mean;
+        let mean = backward && reduce == Reduce::Mean;
+        let spreads = mean || backward && reduce == Reduce::Sum && cells / CELLS_OF_POINT <= points;
+        let tiling = if cuda && (groups || spreads) { Tiling::new(batch, points, cells) } else { None };
+        let tiled = tiling.is_some();
+        let counts = !tiled && (groups && cuda || mean);
         let clouds = if cuda { batch } else { batch.min(1) };
         let mut bytes = Some(0usize);
         let mut part = |wanted: bool, items: usize, item: usize| {
@@ -63,15 +141,30 @@ impl Workspace {
             at
         };
         let counts_at = part(counts, cells, 4);
-        let cursor_at = part(groups && cuda, 1, 4);
-        let starts_at = part(groups, if cuda { cells } else { cells.saturating_add(1) }, 4);
-        let order_at = part(groups, points, 4);
-        let places_at = part(groups, points, if cuda { 4 } else { 8 });
+        let cursor_at = part(groups && cuda || tiled, 1, 4);
+        let starts_at = part(groups && cuda && !tiled, cells, 4);
+        let (order, place) =
+            if cuda { (4, 4) } else { (2 * 4, if u32::try_from(cells).is_ok() { 2 * 4 } else { 2 * 8 }) };
+        let order_at = part(groups || tiled, points, order);
+        let places_at = part(groups && !tiled, points, place);
+        let entries_at = part(tiled, points, 4);
+        let table_at = part(tiled, tiling.map_or(0, |tiling| tiling.chunks.saturating_mul(tiling.pitch)), 2);
         let bytes = bytes.ok_or_else(|| {
             let found = format!("{batch} clouds of {points} points in {cells} voxels");
             Error::Value(format!("{op}: grid_size must be small enough to plan memory for, got {found}"))
         })?;
-        Ok(Workspace { cells, counts_at, cursor_at, starts_at, order_at, places_at, bytes })
+        Ok(Workspace {
+            cells,
+            tiling,
+            counts_at,
+            cursor_at,
+            starts_at,
+            order_at,
+            places_at,
+            entries_at,
+            table_at,
+            bytes,
+        })
     }
 }
 
@@ -84,24 +177,24 @@ pub struct Tiles {
     pub tiles: u32,
 }
 
-/// Blocks of 256 threads over `items` of each cloud, `each` for a thread, in `chunks` along y.
-pub(crate) fn tiles(
-    op: &str,
-    kernel: &'static str,
-    batch: usize,
-    items: usize,
-    each: u64,
-    chunks: u64,
-) -> Result<Tiles> {
-    let tiles = (items as u64).div_ceil(u64::from(BLOCK) * each);
-    let chunks = u32::try_from(chunks).ok().filter(|&chunks| u64::from(chunks) <= MOST_CHUNKS).ok_or_else(|| {
-        let most = MOST_CHUNKS * SECTOR as u64;
-        Error::Value(format!("{op}: features must have at most {most} bytes a point on CUDA, got more"))
-    })?;
-    let grid = [blocks(op, tiles.saturating_mul(batch as u64), 1)?, chunks, 1];
+/// Blocks of 256 threads over `items` of each cloud, `each` for a thread.
+pub(crate) fn tiles(op: &str, kernel: &'static str, batch: usize, items: usize, each: u64) -> Result<Tiles> {
+    shared_out(op, kernel, batch, (items as u64).div_ceil(u64::from(BLOCK) * each), 1, BLOCK)
+}
+
+/// So many blocks for each of `batch` clouds, in `parts` along y.
+fn shared_out(op: &str, kernel: &'static str, batch: usize, tiles: u64, parts: u32, block: u32) -> Result<Tiles> {
+    let grid = [blocks(op, tiles.saturating_mul(batch as u64), 1)?, parts, 1];
     // A kernel divides by it, so it is never zero.
     let tiles = u32::try_from(tiles.max(1)).unwrap_or(u32::MAX);
-    Ok(Tiles { launch: Launch { kernel, grid, block: [BLOCK, 1, 1], shared_bytes: 0 }, tiles })
+    Ok(Tiles { launch: Launch { kernel, grid, block: [block, 1, 1], shared_bytes: 0 }, tiles })
+}
+
+/// Blocks that share the channels of each of so many tiles: as many as fill the device, and at most one a part.
+fn parts(tiles: u64, dtype: DType, channels: usize, bits: u32) -> u32 {
+    let all = channels.div_ceil((GROUP / dtype.size()) << (TILE_BITS - bits));
+    let wanted = ENOUGH_BLOCKS as u64 / tiles.max(1);
+    wanted.clamp(1, all.max(1) as u64) as u32
 }
 
 /// Clears that many bytes.
@@ -109,23 +202,23 @@ pub fn clear(op: &str, bytes: u64) -> Result<Launch> {
     line(op, "voxelize_clear", bytes.div_ceil(CLEARED), BLOCK)
 }
 
-/// Marks or counts points: a thread a point.
+/// Marks or counts points: a thread four of them, of f32 three loads of 16 bytes.
 pub fn points(op: &str, reduce: Reduce, dtype: DType, batch: usize, points: usize) -> Result<Tiles> {
     let kernel = match reduce {
         Reduce::Occupancy => kernel_name!(@floats "voxelize_occupancy_", "", dtype),
         _ => kernel_name!(@floats "voxelize_count_", "", dtype),
     };
-    tiles(op, kernel, batch, points, 1, 1)
+    tiles(op, kernel, batch, points, COUNTED)
 }
 
 /// Gives the points of each cell their places: a thread 16 cells.
 pub fn starts(op: &str, batch: usize, cells: usize) -> Result<Tiles> {
-    tiles(op, "voxelize_starts", batch, cells, SCANNED, 1)
+    tiles(op, "voxelize_starts", batch, cells, SCANNED)
 }
 
 /// Writes the order: a thread a point.
 pub fn order(op: &str, dtype: DType, batch: usize, points: usize) -> Result<Tiles> {
-    tiles(op, kernel_name!(@floats "voxelize_order_", "", dtype), batch, points, 1, 1)
+    tiles(op, kernel_name!(@floats "voxelize_order_", "", dtype), batch, points, 1)
 }
 
 /// Sends a gradient to every point: a thread a point, its warp all channels.
@@ -136,10 +229,10 @@ pub fn spread(op: &str, points: DType, grad: DType, batch: usize, count: usize) 
         DType::F16 => kernel_name!(@floats "voxelize_spread_f16_", "", grad),
         _ => kernel_name!(@floats "voxelize_spread_bf16_", "", grad),
     };
-    tiles(op, kernel, batch, count, 1, 1)
+    tiles(op, kernel, batch, count, 1)
 }
 
-/// Reduces rows of points: a block 1024 rows of one grid and a sector of each point's features.
+/// Reduces rows of points that are in order in memory: a block 1024 rows of one grid.
 pub fn rows(
     op: &str,
     reduce: Reduce,
@@ -154,7 +247,61 @@ pub fn rows(
         (true, false) => kernel_name!(@floats "voxelize_pick_", "", dtype),
         _ => kernel_name!(@floats "voxelize_sum_", "", dtype),
     };
-    tiles(op, kernel, grids, rows, LISTED, channels.div_ceil(SECTOR / dtype.size()) as u64)
+    let tiles = (rows as u64).div_ceil(u64::from(BLOCK) * LISTED);
+    let parts = parts(tiles.saturating_mul(grids as u64), dtype, channels, TILE_BITS);
+    shared_out(op, kernel, grids, tiles, parts, BLOCK)
+}
+
+/// Sends the gradient of each tile to its points: a block a tile.
+pub fn tile_spread(op: &str, dtype: DType, batch: usize, tiling: &Tiling, channels: usize) -> Result<Tiles> {
+    let kernel = kernel_name!(@floats "voxelize_tile_spread_", "", dtype);
+    let tiles = tiling.tiles as u64;
+    let parts = parts(tiles.saturating_mul(batch as u64), dtype, channels, tiling.bits);
+    shared_out(op, kernel, batch, tiles, parts, BLOCK)
+}
+
+/// Writes the points of each chunk by tile.
+pub fn chunks(op: &str, dtype: DType, batch: usize, tiling: &Tiling) -> Result<Tiles> {
+    let kernel = kernel_name!(@floats "voxelize_tiles_", "", dtype);
+    shared_out(op, kernel, batch, tiling.chunks as u64, 1, WIDE_BLOCK)
+}
+
+/// Reduces the points of each tile: a block a tile.
+pub fn tile_rows(
+    op: &str,
+    reduce: Reduce,
+    backward: bool,
+    dtype: DType,
+    batch: usize,
+    tiling: &Tiling,
+    channels: usize,
+) -> Result<Tiles> {
+    let kernel = match (reduce.picks(), backward) {
+        (true, true) => kernel_name!(@floats "voxelize_tile_send_", "", dtype),
+        (true, false) => kernel_name!(@floats "voxelize_tile_pick_", "", dtype),
+        _ => kernel_name!(@floats "voxelize_tile_sum_", "", dtype),
+    };
+    let tiles = tiling.tiles as u64;
+    let parts = parts(tiles.saturating_mul(batch as u64), dtype, channels, tiling.bits);
+    shared_out(op, kernel, batch, tiles, parts, BLOCK)
+}
+
+/// Reduces the rows of a sparse grid: a thread 16 bytes of a row's channels.
+pub fn sparse_rows(
+    op: &str,
+    reduce: Reduce,
+    backward: bool,
+    dtype: DType,
+    rows: usize,
+    channels: usize,
+) -> Result<Launch> {
+    let kernel = match (reduce.picks(), backward) {
+        (true, true) => kernel_name!(@floats "voxelize_row_send_", "", dtype),
+        (true, false) => kernel_name!(@floats "voxelize_row_pick_", "", dtype),
+        _ => kernel_name!(@floats "voxelize_row_sum_", "", dtype),
+    };
+    let groups = channels.div_ceil(GROUP / dtype.size());
+    line(op, kernel, (rows as u64).saturating_mul(groups as u64), BLOCK)
 }
 
 #[cfg(test)]
@@ -175,26 +322,89 @@ mod tests {
 
     #[test]
     fn parts_are_aligned_and_do_not_overlap() {
-        let plan = Workspace::new("voxelize", 3, 101, 999, Reduce::Mean, false, true).unwrap();
-        let parts = [plan.counts_at, plan.cursor_at, plan.starts_at, plan.order_at, plan.places_at, plan.bytes];
-        let needs = [3 * 999 * 4, 3 * 4, 3 * 999 * 4, 3 * 101 * 4, 3 * 101 * 4];
-        for (pair, need) in parts.windows(2).zip(needs) {
-            assert!(pair[0] % 16 == 0 && pair[1] - pair[0] >= need && pair[1] - pair[0] < need + 16, "{plan:?}");
+        let many = 1024 * MOST_TILES + 1;
+        for (cells, needs) in [
+            (999, [0, 3 * 4, 0, 3 * 101 * 4, 0, 3 * 101 * 4, 3 * 40 * 2]),
+            (many, [3 * many * 4, 3 * 4, 3 * many * 4, 3 * 101 * 4, 3 * 101 * 4, 0, 0]),
+        ] {
+            let plan = Workspace::new("voxelize", 3, 101, cells, Reduce::Mean, false, true).unwrap();
+            let parts = [
+                plan.counts_at,
+                plan.cursor_at,
+                plan.starts_at,
+                plan.order_at,
+                plan.places_at,
+                plan.entries_at,
+                plan.table_at,
+                plan.bytes,
+            ];
+            for (pair, need) in parts.windows(2).zip(needs) {
+                assert!(pair[0] % 16 == 0 && pair[1] - pair[0] >= need && pair[1] - pair[0] < need + 16, "{plan:?}");
+            }
         }
         let cpu = Workspace::new("voxelize", 3, 101, 999, Reduce::Mean, false, false).unwrap();
-        assert_eq!(cpu.bytes, 4000 + 416 + 816, "one cloud at a time");
+        assert_eq!(cpu.bytes, 816 + 816, "one cloud at a time");
+        let spread = |reduce, cells| Workspace::new("voxelize", 1, 1000, cells, reduce, true, true).unwrap().tiling;
+        assert!(spread(Reduce::Mean, CELLS).is_some() && spread(Reduce::Sum, 16_000).is_some());
+        assert!(spread(Reduce::Sum, CELLS).is_none(), "a gather reads less");
         assert!(Workspace::new("voxelize", 1 << 40, 1 << 30, CELLS, Reduce::Max, true, true).is_err());
     }
 
     #[test]
     fn a_mean_of_half_a_million_points_is_these_launches() {
         let point = points("voxelize", Reduce::Mean, DType::F32, 1, 500_000).unwrap();
-        assert_eq!((point.launch.kernel, point.launch.grid, point.tiles), ("voxelize_count_f32", [1954, 1, 1], 1954));
+        assert_eq!((point.launch.kernel, point.launch.grid, point.tiles), ("voxelize_count_f32", [489, 1, 1], 489));
         assert_eq!(starts("voxelize", 1, CELLS).unwrap().launch.grid, [512, 1, 1]);
         let row = rows("voxelize", Reduce::Mean, false, DType::F32, 1, CELLS, 8).unwrap();
         assert_eq!((row.launch.kernel, row.launch.grid, row.tiles), ("voxelize_sum_f32", [2048, 1, 1], 2048));
-        assert_eq!(rows("voxelize", Reduce::Max, true, DType::BF16, 3, 5, 17).unwrap().launch.grid, [3, 2, 1]);
+        assert_eq!(rows("voxelize", Reduce::Max, true, DType::BF16, 3, 5, 17).unwrap().launch.grid, [3, 3, 1]);
+        let tiling = Tiling::new(1, 500_000, CELLS).unwrap();
+        assert_eq!(tiling, Tiling { bits: 10, tiles: 2048, chunk: 4096, chunks: 123, pitch: 2056 });
+        let chunk = chunks("voxelize", DType::F32, 1, &tiling).unwrap();
+        assert_eq!((chunk.launch.kernel, chunk.launch.grid), ("voxelize_tiles_f32", [123, 1, 1]));
+        let tile = tile_rows("voxelize", Reduce::Mean, false, DType::F32, 1, &tiling, 8).unwrap();
+        assert_eq!((tile.launch.kernel, tile.launch.grid), ("voxelize_tile_sum_f32", [2048, 1, 1]));
+        let row = sparse_rows("voxelize", Reduce::Max, true, DType::F16, 1000, 9).unwrap();
+        assert_eq!((row.kernel, row.grid), ("voxelize_row_send_f16", [8, 1, 1]));
         assert_eq!(clear("voxelize", 17).unwrap().grid, [1, 1, 1]);
+    }
+
+    #[test]
+    fn tiles_are_small_where_they_are_few_or_full() {
+        let bits = |batch, points, side: usize| Tiling::new(batch, points, side.pow(3)).unwrap().bits;
+        assert_eq!(bits(1, 4_000_000, 256), 10);
+        assert_eq!(bits(1, 4_000_000, 64), 6, "4096 tiles of 1000 points");
+        assert_eq!(bits(1, 1000, 16), 5, "few, and none smaller");
+        assert_eq!(bits(8, 100_000, 64), 10);
+        assert_eq!(Tiling::new(1, 4_000_000, 256usize.pow(3)).unwrap().chunk, LARGE_CHUNK);
+        assert_eq!(Tiling::new(1, 4_000_000, 512usize.pow(3)), None, "more tiles than counters");
+        let one = Tiling::new(1, 0, 1).unwrap();
+        assert_eq!((one.tiles, one.chunks, one.pitch), (1, 0, 8));
+        for batch in [0, 1, 7, 300] {
+            for points in [0, 1, 4097, 500_000, i32::MAX as usize] {
+                for cells in [1, 1025, 32 * 4096 + 1, MOST_TILES * 1024] {
+                    let Some(tiling) = Tiling::new(batch, points, cells) else { continue };
+                    assert!(tiling.tiles << tiling.bits >= cells && (tiling.tiles - 1) << tiling.bits < cells);
+                    assert!(tiling.tiles <= MOST_TILES && tiling.chunks * tiling.chunk >= points);
+                    assert!(tiling.pitch > tiling.tiles && tiling.pitch.is_multiple_of(8));
+                    assert!(tiling.chunk <= usize::from(u16::MAX) && (LEAST_BITS..=TILE_BITS).contains(&tiling.bits));
+                    // A kernel adds a chunk to its start in int32.
+                    assert!(i32::try_from(tiling.chunks * tiling.chunk).is_ok() || points > 1 << 30);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn few_tiles_share_out_their_channels() {
+        let parts = |side: usize, channels| {
+            let tiling = Tiling::new(1, 1000, side.pow(3)).unwrap();
+            tile_rows("voxelize", Reduce::Sum, false, DType::F32, 1, &tiling, channels).unwrap().launch.grid[1]
+        };
+        assert_eq!(parts(128, 64), 1);
+        assert_eq!(parts(32, 64), 1, "1024 tiles of 32 cells");
+        assert_eq!(parts(16, 64), 1, "128 tiles of 32 cells and 128 channels");
+        assert_eq!(parts(16, 300), 3);
     }
 
     #[test]

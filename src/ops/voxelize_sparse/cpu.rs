@@ -1,44 +1,81 @@
 //! `voxelize_sparse` on the CPU: a radix sort of each cloud's keys, then rows in order.
 
-use super::plan::{DIGIT, DIGITS, Workspace};
+use super::plan::Workspace;
 use super::{Fill, Rows};
 use crate::ops::rows::GRAIN;
-use crate::ops::voxelize::cpu::{Shared, clear, each_point, with_floating};
+use crate::ops::voxelize::cells_cpu::{self, Key, with_key};
+use crate::ops::voxelize::cpu::{AHEAD, Shared, clear, with_floating};
 use crate::ops::voxelize::exact::Feature;
 use crate::ops::voxelize::grid::Clouds;
 use crate::ops::voxelize::reduce::Reduce;
-use crate::ops::voxelize::rows::{Column, holder, value};
+use crate::ops::voxelize::rows::{Column, Place, Voxels, holder};
+use crate::ops::voxelize::sort_cpu::{Pairs, sort};
+use crate::simd::{Level, Work};
 use crate::tensor::{DType, View};
-use crate::threads::Threads;
+use crate::threads::{Threads, huge_pages};
 use half::{bf16, f16};
+use std::ops::Range;
 use std::slice::{from_raw_parts, from_raw_parts_mut};
 
-/// Sorts pairs by the keys' digits from the lowest on; equal keys stay in order, and the result is in the first pair.
-fn sort(keys: &mut [u64], order: &mut [i32], spare_keys: &mut [u64], spare_order: &mut [i32], passes: u32) {
-    let mut swapped = false;
-    let (mut from, mut to) = ((keys, order), (spare_keys, spare_order));
-    for pass in 0..passes {
-        let digit = |key: u64| (key >> (pass * DIGIT)) as usize % DIGITS;
-        let mut places = [0usize; DIGITS];
-        from.0.iter().for_each(|&key| places[digit(key)] += 1);
-        if places.contains(&from.0.len()) {
-            continue; // One digit for all.
-        }
-        let mut next = 0;
-        for place in &mut places {
-            (*place, next) = (next, next + *place);
-        }
-        for (&key, &point) in from.0.iter().zip(from.1.iter()) {
-            let place = &mut places[digit(key)];
-            (to.0[*place], to.1[*place]) = (key, point);
-            *place += 1;
-        }
-        std::mem::swap(&mut from, &mut to);
-        swapped = !swapped;
+/// Sorted points of a part of a cloud: what a thread takes.
+const PART: usize = 16 * 1024;
+
+/// The keys of a call as `rows` leaves them in its workspace, sorted within each cloud.
+struct Sorted<'w, K> {
+    keys: &'w [K],
+    points: usize,
+    dropped: u64,
+}
+
+impl<K: Key> Sorted<'_, K> {
+    /// Parts of a cloud.
+    fn parts(&self) -> usize {
+        self.points.div_ceil(PART)
     }
-    if swapped {
-        to.0.copy_from_slice(from.0);
-        to.1.copy_from_slice(from.1);
+
+    /// Parts of all clouds.
+    fn all_parts(&self) -> usize {
+        self.keys.len().checked_div(self.points).map_or(0, |clouds| clouds * self.parts())
+    }
+
+    /// The cloud of a part.
+    fn cloud(&self, part: usize) -> usize {
+        part / self.parts()
+    }
+
+    /// Calls `body(key, points)` for each voxel whose first point is in the part, also [`Sorted::dropped`]; the points
+    /// are places in the order of the cloud.
+    #[inline(always)]
+    fn each(&self, part: usize, mut body: impl FnMut(u64, Range<usize>)) {
+        let keys = &self.keys[self.cloud(part) * self.points..][..self.points];
+        let mut first = part % self.parts() * PART;
+        let last = self.points.min(first + PART);
+        while 0 < first && first < last && keys[first] == keys[first - 1] {
+            first += 1;
+        }
+        while first < last {
+            let mut end = first + 1;
+            while end < self.points && keys[end] == keys[first] {
+                end += 1;
+            }
+            body(keys[first].cell(), first..end);
+            first = end;
+        }
+    }
+
+    /// Voxels that begin in each part.
+    fn voxels(&self, threads: &dyn Threads) -> Vec<usize> {
+        let mut counts = vec![0; self.all_parts()];
+        let places = Shared(counts.as_mut_ptr());
+        threads.run(self.all_parts(), 1, &|parts| {
+            for part in parts {
+                let mut count = 0;
+                self.each(part, |key, _| count += usize::from(key != self.dropped));
+                // SAFETY: a place for each part.
+                unsafe { places.set(part, count) };
+            }
+        });
+        counts
     }
 }
 
@@ -51,91 +88,123 @@ pub(super) fn rows(
     workspace: *mut u8,
     threads: &dyn Threads,
 ) {
-    let (batch, points) = (clouds.batch(), clouds.points());
     // A dropped point's key is one past every cell.
     let dropped = clouds.grid.cells().unwrap_or(u64::MAX);
-    // SAFETY: `voxelize_sparse_rows` checked the sizes of the outputs and of the workspace; any bits are numbers, and
-    // the parts do not overlap.
-    let (keys, orders, spare_keys, spare_order) = unsafe {
-        std::ptr::write_bytes(workspace, 0, plan.bytes);
-        order.write_bytes(0, batch * points);
-        (
-            from_raw_parts_mut(workspace.add(plan.keys_at).cast::<u64>(), batch * points),
-            from_raw_parts_mut(order, batch * points),
-            from_raw_parts_mut(workspace.add(plan.spare_keys_at).cast::<u64>(), points * batch.min(1)),
-            from_raw_parts_mut(workspace.add(plan.spare_order_at).cast::<i32>(), points * batch.min(1)),
-        )
-    };
-    let (written, placed) = (Shared(keys.as_mut_ptr()), Shared(orders.as_mut_ptr()));
-    each_point(clouds, 0..batch, threads, |cloud, point, cell| {
-        let (written, placed) = (&written, &placed);
-        // SAFETY: a place for each point of each cloud.
-        unsafe {
-            written.set(cloud * points + point, cell.unwrap_or(dropped));
-            placed.set(cloud * points + point, point as i32);
-        }
+    let found = with_key!(dropped, K => {
+        // SAFETY: `voxelize_sparse_rows` checked the sizes of the outputs and of the workspace.
+        unsafe { rows_of::<K>(clouds, dropped, order, plan, workspace, threads) }
     });
-    let mut found = 0;
+    // SAFETY: one number, checked.
+    unsafe { num_voxels.write(found as i64) };
+}
+
+/// # Safety
+/// `order` and `workspace` have the planned sizes, and nothing else uses them.
+unsafe fn rows_of<K: Key>(
+    clouds: &Clouds,
+    dropped: u64,
+    order: *mut i32,
+    plan: &Workspace,
+    workspace: *mut u8,
+    threads: &dyn Threads,
+) -> usize {
+    let (batch, points) = (clouds.batch(), clouds.points());
+    // SAFETY: the caller's promise; any bits are numbers, and the parts do not overlap.
+    let (keys, spare_keys, spare_points) = unsafe {
+        let part = |at: usize| workspace.add(at);
+        let spare = from_raw_parts_mut(part(plan.spare_keys_at).cast::<K>(), points * batch.min(1));
+        let spare_points = from_raw_parts_mut(part(plan.spare_order_at).cast::<i32>(), points * batch.min(1));
+        (from_raw_parts_mut(part(plan.keys_at).cast::<K>(), batch * points), spare, spare_points)
+    };
+    // SAFETY: as above.
+    let order = unsafe { from_raw_parts_mut(order, batch * points) };
     if points > 0 {
-        for (keys, order) in keys.chunks_exact_mut(points).zip(orders.chunks_exact_mut(points)) {
-            sort(keys, order, spare_keys, spare_order, plan.passes);
-            let kept = keys.partition_point(|&key| key < dropped);
-            found += keys[..kept].chunk_by(|a, b| a == b).count() as i64;
+        for (cloud, (keys, points)) in keys.chunks_exact_mut(points).zip(order.chunks_exact_mut(points)).enumerate() {
+            // SAFETY: host memory (a place on the CPU); the key was chosen for the cells.
+            let write = |first: usize, keys: &mut [K]| unsafe { cells_cpu::write(clouds, cloud, first, keys) };
+            let spare = Pairs { keys: &mut *spare_keys, points: &mut *spare_points };
+            sort(Pairs { keys, points }, spare, u64::BITS - dropped.leading_zeros(), threads, &write);
         }
     }
-    // SAFETY: one number, checked.
-    unsafe { num_voxels.write(found) };
+    Sorted { keys: &*keys, points, dropped }.voxels(threads).into_iter().sum()
 }
 
 /// `voxelize_sparse_fill` of host memory.
-pub(super) fn fill(rows: &Fill, plan: &Workspace, workspace: *mut u8) {
-    let (points, [x, y, z]) = (rows.points, rows.size.map(|voxels| voxels as u64));
-    let dropped = x * y * z;
-    // SAFETY: `voxelize_sparse_fill` checked all sizes; the workspace is as `rows` left it, and `order` too.
-    let (keys, order) = unsafe {
-        let all = rows.batch * points;
-        (from_raw_parts(workspace.add(plan.keys_at).cast::<u64>(), all), from_raw_parts(rows.order, all))
-    };
-    let mut row = 0;
-    for cloud in 0..if points > 0 { rows.batch } else { 0 } {
-        let (keys, order) = (&keys[cloud * points..][..points], &order[cloud * points..][..points]);
-        let mut start = 0;
-        for voxel in keys.chunk_by(|a, b| a == b) {
-            let (key, kept) = (voxel[0], voxel[0] != dropped && row < rows.rows);
-            for &point in &order[start..start + voxel.len()] {
-                // SAFETY: a point of the cloud.
-                unsafe {
-                    rows.point_voxel.add(cloud * points + point as usize).write(if kept { row as i64 } else { -1 })
-                };
-            }
-            if kept {
-                let coords = [cloud as u64, key / (y * z), key / z % y, key % z];
-                // SAFETY: a row of the outputs.
-                unsafe {
-                    rows.coords.add(4 * row).cast::<[i32; 4]>().write(coords.map(|place| place as i32));
-                    rows.counts.add(row).write(voxel.len() as i32);
-                    rows.starts.add(row).write(start as i32);
-                }
-                row += 1;
-            }
-            start += voxel.len();
-        }
-    }
-    for row in row..rows.rows {
-        // SAFETY: as above.
-        unsafe {
-            rows.coords.add(4 * row).cast::<[i32; 4]>().write([-1; 4]);
-            rows.counts.add(row).write(0);
-            rows.starts.add(row).write(0);
-        }
-    }
+pub(super) fn fill(rows: &Fill, plan: &Workspace, workspace: *mut u8, threads: &dyn Threads) {
+    let dropped = rows.size.iter().map(|&voxels| voxels as u64).product();
+    with_key!(dropped, K => {
+        // SAFETY: `voxelize_sparse_fill` checked all sizes; the workspace is as `rows` left it.
+        let keys = unsafe { from_raw_parts(workspace.add(plan.keys_at).cast::<K>(), rows.batch * rows.points) };
+        fill_of(rows, &Sorted { keys, points: rows.points, dropped }, threads)
+    });
 }
 
-/// The cloud and the points of a row; nothing where the numbers are not those of a row of these clouds.
+fn fill_of<K: Key>(rows: &Fill, sorted: &Sorted<K>, threads: &dyn Threads) {
+    let ([_, y, z], all) = (rows.size.map(|voxels| voxels as u64), rows.rows);
+    let mut found = 0;
+    let starts: Vec<usize> = sorted
+        .voxels(threads)
+        .into_iter()
+        .map(|voxels| {
+            found += voxels;
+            found - voxels
+        })
+        .collect();
+    let (coords, counts) = (Shared(rows.coords.cast::<[i32; 4]>()), Shared(rows.counts));
+    let (begins, point_voxel, order) = (Shared(rows.starts), Shared(rows.point_voxel), Shared(rows.order.cast_mut()));
+    threads.run(sorted.all_parts(), 1, &|parts| {
+        let order = &order;
+        for part in parts {
+            let (cloud, mut row) = (sorted.cloud(part), starts[part]);
+            // SAFETY: `order` is as `rows` left it, and nobody writes it.
+            let order = unsafe { from_raw_parts(order.0.add(cloud * sorted.points), sorted.points) };
+            // The cells along z of one x and y: divided for once.
+            let (mut line, mut place) = (0..0, [cloud as i32, 0, 0, 0]);
+            sorted.each(part, |key, points| {
+                let kept = key != sorted.dropped && row < all;
+                for &point in &order[points.clone()] {
+                    let voxel = if kept { row as i64 } else { -1 };
+                    // SAFETY: a point of the cloud, which is in one voxel.
+                    unsafe { point_voxel.set(cloud * sorted.points + point as usize, voxel) };
+                }
+                if kept {
+                    if !line.contains(&key) {
+                        let xy = key / z;
+                        line = xy * z..(xy + 1) * z;
+                        (place[1], place[2]) = ((xy / y) as i32, (xy % y) as i32);
+                    }
+                    place[3] = (key - line.start) as i32;
+                    // SAFETY: a row of the outputs, that of one voxel.
+                    unsafe {
+                        coords.set(row, place);
+                        counts.set(row, points.len() as i32);
+                        begins.set(row, points.start as i32);
+                    }
+                    row += 1;
+                }
+            });
+        }
+    });
+    let first = found.min(all);
+    threads.run(all - first, GRAIN, &|range| {
+        for row in first + range.start..first + range.end {
+            // SAFETY: as above.
+            unsafe {
+                coords.set(row, [-1; 4]);
+                counts.set(row, 0);
+                begins.set(row, 0);
+            }
+        }
+    });
+}
+
+/// The cloud and the points of a row, nothing where the numbers are not those of a row of these clouds; and as many
+/// points that will soon follow.
 ///
 /// # Safety
 /// The views are dense host memory, checked by `Rows::new`; `row` is one of them.
-unsafe fn points_of<'a>(rows: &Rows<'a>, row: usize) -> (usize, &'a [i32]) {
+#[inline(always)]
+unsafe fn points_of<'a>(rows: &Rows<'a>, row: usize) -> (usize, &'a [i32], &'a [i32]) {
     let (batch, points) = (rows.order.size(0), rows.order.size(1));
     // SAFETY: the caller's promise.
     let (cloud, start, count) = unsafe {
@@ -144,15 +213,17 @@ unsafe fn points_of<'a>(rows: &Rows<'a>, row: usize) -> (usize, &'a [i32]) {
     };
     let (Ok(cloud), Ok(start), Ok(count)) = (usize::try_from(cloud), usize::try_from(start), usize::try_from(count))
     else {
-        return (0, &[]);
+        return (0, &[], &[]);
     };
     if cloud >= batch || start + count > points {
-        return (0, &[]);
+        return (0, &[], &[]);
     }
     // SAFETY: as above, and the range lies within the cloud's order.
-    let order = unsafe { from_raw_parts(rows.order.at::<i32>((cloud * points + start) as isize), count) };
+    let order = unsafe { from_raw_parts(rows.order.at::<i32>((cloud * points + start) as isize), points - start) };
+    let (order, rest) = order.split_at(count);
     let valid = order.iter().all(|&point| usize::try_from(point).is_ok_and(|point| point < points));
-    (cloud, if valid { order } else { &[] })
+    let soon = rest.get(AHEAD..).map_or(&[][..], |soon| &soon[..soon.len().min(count)]);
+    (cloud, if valid { order } else { &[] }, soon)
 }
 
 /// `voxelize_sparse_values` of host memory.
@@ -175,26 +246,44 @@ fn values_of<F: Feature>(
     output: *mut F,
     threads: &dyn Threads,
 ) {
-    let (channels, output) = (features.size(2), Shared(output));
-    threads.run(rows.len(), GRAIN.div_ceil(8 * channels), &|range| {
-        let output = &output;
+    huge_pages(output.cast(), rows.len() * features.size(2) * size_of::<F>());
+    let output = Shared(output);
+    let voxels = Voxels { features, tangent, cloud: 0, reduce };
+    threads.run(rows.len(), GRAIN.div_ceil(8 * features.size(2)), &|range| {
+        Level::best().run(Piece { rows, voxels, output: &output, range });
+    });
+}
+
+/// Some rows, for one thread.
+struct Piece<'r, F> {
+    rows: &'r Rows<'r>,
+    voxels: Voxels<'r, 'r>,
+    output: &'r Shared<F>,
+    range: Range<usize>,
+}
+
+impl<F: Feature> Work for Piece<'_, F> {
+    #[inline(always)]
+    fn run(self) {
+        let Piece { rows, voxels, output, range } = self;
+        let channels = voxels.features.size(2);
         for row in range {
             // SAFETY: `voxelize_sparse_values` checked the views; each place of the output is written once.
             unsafe {
-                let (cloud, points) = points_of(rows, row);
-                for channel in 0..channels {
-                    let column = Column::new(features, cloud, channel);
-                    let tangent = tangent.map(|tangent| Column::new(tangent, cloud, channel));
-                    let found = if points.is_empty() {
-                        F::narrow_from(0.0)
-                    } else {
-                        value::<F>(&column, tangent.as_ref(), points, reduce)
-                    };
-                    output.set(row * channels + channel, found);
+                let first = output.0.add(row * channels);
+                let (cloud, points, soon) = points_of(rows, row);
+                if points.is_empty() {
+                    first.write_bytes(0, channels); // all bits zero is zero in every floating type
+                    continue;
                 }
+                let voxels = Voxels { cloud, ..voxels };
+                for &point in soon {
+                    voxels.fetch::<F>(point);
+                }
+                voxels.reduce(points, Place { first, step: 1 });
             }
         }
-    });
+    }
 }
 
 /// `voxelize_sparse_backward` of host memory; `features` where a point is picked.
@@ -251,7 +340,7 @@ fn send<F: Feature>(rows: &Rows, grad: &View, features: &View, reduce: Reduce, o
         for row in range {
             // SAFETY: as in `values_of`; a point is in one row, so each place is written once.
             unsafe {
-                let (cloud, inside) = points_of(rows, row);
+                let (cloud, inside, _) = points_of(rows, row);
                 for channel in if inside.is_empty() { 0..0 } else { 0..channels } {
                     let point = holder::<F>(&Column::new(features, cloud, channel), inside, reduce);
                     let sent = *grad.at::<F>(row as isize * grad.stride(0) + channel as isize * grad.stride(1));

@@ -6,15 +6,17 @@ use crate::cuda;
 use crate::device::Stream;
 use crate::error::Result;
 use crate::launch::Launch;
-use crate::ops::voxelize::cuda::{self as voxelize, Points, RowsParams};
+use crate::ops::voxelize::cuda::{self as voxelize, Grouped};
 use crate::ops::voxelize::grid::Clouds;
-use crate::ops::voxelize::plan::rows as rows_launch;
+use crate::ops::voxelize::params::{Chunks, Points, RowsParams, strides};
+use crate::ops::voxelize::plan::{Tiling, sparse_rows as rows_launch};
 use crate::ops::voxelize::reduce::Reduce;
 use crate::tensor::{DType, View};
 use std::mem::swap;
 use std::ptr::{null, null_mut};
 
 const FILE: &str = "voxelize_sparse";
+const TILES_FILE: &str = "voxelize_sparse_tiles";
 
 /// `VoxelizeSparseKeysParams` in the kernel.
 #[repr(C)]
@@ -79,12 +81,46 @@ struct SpreadParams {
     output: *mut u8,
     row_stride: i64,
     channel_stride: i64,
-    elements: i64,
+    points: i64,
     channels: i64,
     rows: i64,
 }
 
 const _: () = assert!(size_of::<SpreadParams>() == 72);
+
+/// `VoxelizeSparseTilesParams` in the kernels.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+struct TilesParams {
+    chunks: Chunks,
+    sums: *mut u8,
+    cells: *mut u8,
+    order: *mut u8,
+    voxels: *mut u8,
+    num_voxels: *mut u8,
+    batch: i64,
+    tiles: i32,
+}
+
+const _: () = assert!(size_of::<TilesParams>() == 96);
+
+/// `VoxelizeSparseTilesFillParams` in the kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+struct TilesFill {
+    rows: *const u8,
+    voxels: *const u8,
+    num_voxels: *const i64,
+    coords: *mut i32,
+    counts: *mut i32,
+    starts: *mut i32,
+    point_voxel: *mut i64,
+    size: [i64; 3],
+    points: i64,
+    length: i64,
+}
+
+const _: () = assert!(size_of::<TilesFill>() == 96);
 
 /// Adds a kernel to the stream.
 ///
@@ -93,6 +129,46 @@ const _: () = assert!(size_of::<SpreadParams>() == 72);
 unsafe fn launch<P: Copy>(op: &'static str, launch: &Launch, params: &P, stream: Stream) -> Result<()> {
     // SAFETY: the caller's promise.
     unsafe { cuda::launch(op, stream.device, stream.handle, FILE, launch, params) }
+}
+
+/// `voxelize_sparse_rows` by tiles of the grids.
+///
+/// # Safety
+/// As for [`cuda::launch`]; the workspace is as planned.
+unsafe fn rows_by_tiles(
+    op: &'static str,
+    clouds: &Clouds,
+    order: *mut u8,
+    num_voxels: *mut u8,
+    (plan, tiling): (&Workspace, &Tiling),
+    workspace: *mut u8,
+    stream: Stream,
+) -> Result<()> {
+    let part = |at: usize| workspace.wrapping_add(at);
+    let memory = Grouped {
+        entries: part(plan.entries_at),
+        table: part(plan.table_at),
+        cells: part(plan.cells_at),
+        cursor: part(plan.cursor_at),
+    };
+    // SAFETY: the caller's promise; the params mirror the kernels' structs.
+    unsafe {
+        let chunks = voxelize::tile(op, clouds, tiling, &memory, null_mut(), 0, stream)?;
+        let params = TilesParams {
+            chunks,
+            sums: part(plan.sums_at),
+            cells: part(plan.cells_at),
+            order,
+            voxels: part(plan.voxels_at),
+            num_voxels,
+            batch: clouds.batch() as i64,
+            tiles: tiling.tiles as i32,
+        };
+        let launch = |launch: &Launch| cuda::launch(op, stream.device, stream.handle, TILES_FILE, launch, &params);
+        launch(&plan::tile_count(op, clouds.batch(), tiling)?)?;
+        launch(&plan::tile_number(op)?)?;
+        launch(&plan::tile_order(op, clouds.batch(), tiling)?)
+    }
 }
 
 /// `voxelize_sparse_rows` of device memory.
@@ -106,6 +182,11 @@ pub(super) fn rows(
     stream: Stream,
 ) -> Result<()> {
     let (batch, points) = (clouds.batch(), clouds.points());
+    if let Some(tiling) = &plan.tiling {
+        // SAFETY: the views borrow memory that torch keeps until this stream has run the kernels (`Place::cuda`); sizes
+        // of the outputs and the workspace are checked.
+        return unsafe { rows_by_tiles(op, clouds, order, num_voxels, (plan, tiling), workspace, stream) };
+    }
     let launches = plan::plan(op, batch, points, clouds.points.dtype(), 0)?;
     let part = |at: usize| workspace.wrapping_add(at);
     let dropped = clouds.grid.cells().unwrap_or(u64::MAX);
@@ -166,8 +247,26 @@ pub(super) fn rows(
 
 /// `voxelize_sparse_fill` of device memory.
 pub(super) fn fill(op: &'static str, rows: &Fill, plan: &Workspace, workspace: *mut u8, stream: Stream) -> Result<()> {
-    let launches = plan::plan(op, rows.batch, rows.points, DType::F32, rows.rows)?;
     let part = |at: usize| workspace.wrapping_add(at);
+    if plan.tiling.is_some() {
+        let points = rows.batch * rows.points;
+        let params = TilesFill {
+            rows: part(plan.cells_at),
+            voxels: part(plan.voxels_at),
+            num_voxels: rows.num_voxels,
+            coords: rows.coords,
+            counts: rows.counts,
+            starts: rows.starts,
+            point_voxel: rows.point_voxel,
+            size: rows.size,
+            points: points as i64,
+            length: rows.rows as i64,
+        };
+        let launch = plan::tile_fill(op, points, rows.rows)?;
+        // SAFETY: as in `rows`, which left the workspace.
+        return unsafe { cuda::launch(op, stream.device, stream.handle, TILES_FILE, &launch, &params) };
+    }
+    let launches = plan::plan(op, rows.batch, rows.points, DType::F32, rows.rows)?;
     let params = Params {
         keys: part(plan.keys_at),
         order: rows.order,
@@ -214,11 +313,11 @@ pub(super) fn values(
     stream: Stream,
 ) -> Result<()> {
     let channels = features.size(2);
-    let launch = rows_launch(op, reduce, false, features.dtype(), 1, rows.len(), channels)?;
+    let launch = rows_launch(op, reduce, false, features.dtype(), rows.len(), channels)?;
     let strides = [0, 1, channels as i64];
     let params = RowsParams { output, strides, ..params_of(rows, features, tangent, reduce) };
     // SAFETY: as in `rows`; every view is as large as `Rows::new` checked.
-    unsafe { voxelize::rows(op, &launch, &params, stream) }
+    unsafe { voxelize::sparse_rows(op, &launch, &params, stream) }
 }
 
 /// `voxelize_sparse_backward` of device memory; `features` where a point is picked.
@@ -235,7 +334,7 @@ pub(super) fn backward(
 ) -> Result<()> {
     let channels = grad.size(1);
     let elements = rows.order.size(0) * rows.order.size(1) * channels;
-    let [row_stride, channel_stride, _] = voxelize::strides(grad);
+    let [row_stride, channel_stride, _] = strides(grad);
     // SAFETY: as in `values`.
     unsafe {
         let Some(features) = features else {
@@ -246,16 +345,16 @@ pub(super) fn backward(
                 output,
                 row_stride,
                 channel_stride,
-                elements: elements as i64,
+                points: (rows.order.size(0) * rows.order.size(1)) as i64,
                 channels: channels as i64,
                 rows: rows.len() as i64,
             };
-            return launch(op, &plan::spread(op, grad.dtype(), elements as u64)?, &params, stream);
+            return launch(op, &plan::spread(op, grad.dtype(), params.points as u64, channels)?, &params, stream);
         };
         voxelize::clear(op, output, elements * grad.dtype().size(), stream)?;
-        let launch = rows_launch(op, reduce, true, grad.dtype(), 1, rows.len(), channels)?;
+        let launch = rows_launch(op, reduce, true, grad.dtype(), rows.len(), channels)?;
         let strides = [0, channel_stride, row_stride];
         let params = RowsParams { grad: grad.data(), output, strides, ..params_of(rows, features, None, reduce) };
-        voxelize::rows(op, &launch, &params, stream)
+        voxelize::sparse_rows(op, &launch, &params, stream)
     }
 }

@@ -132,8 +132,8 @@ pub fn voxelize_sparse_fill(
         point_voxel: point_voxel.data().cast(),
     };
     match place.0 {
-        Where::Cpu(_) => {
-            cpu::fill(&rows, &plan, workspace.data());
+        Where::Cpu(threads) => {
+            cpu::fill(&rows, &plan, workspace.data(), threads);
             Ok(())
         }
         #[cfg(feature = "cuda")]

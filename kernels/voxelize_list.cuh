@@ -1,0 +1,206 @@
+// A block's work on a tile of neighbouring voxels of a dense grid: the voxels that have points are listed, threads
+// reduce them a group of channels at a time, and the result is put together in shared memory, so that all of it is
+// written in order.
+#pragma once
+
+#include "voxelize_rows.cuh"
+
+namespace robocache {
+
+constexpr int BLOCK = 256;
+constexpr int WARPS = BLOCK / WARP;
+// Neighbouring rows that a thread lists: its counts are a load of 16 bytes.
+constexpr int EACH = 4;
+constexpr int TILE_BITS = 10;
+constexpr int TILE = 1 << TILE_BITS;
+static_assert(TILE == BLOCK * EACH, "a thread lists four rows of the largest tile");
+
+// The rows of a tile that have points.
+struct List {
+  short places[TILE];
+  unsigned char occupied[BLOCK];  // a bit for each of four neighbours
+  int size;
+};
+
+// Adds a thread's four neighbouring rows to a list of size zero, which the block may then read; returns whether some
+// row has too many points for a thread.
+__device__ inline bool add_rows(List& list, const int (&counts)[EACH]) {
+  const int lane = threadIdx.x % WARP, first = threadIdx.x * EACH;
+  int mine = 0, most = 0;
+  unsigned occupied = 0;
+#pragma unroll
+  for (int k = 0; k < EACH; ++k) {
+    mine += counts[k] > 0;
+    occupied |= static_cast<unsigned>(counts[k] > 0) << k;
+    most = counts[k] > most ? counts[k] : most;
+  }
+  list.occupied[threadIdx.x] = static_cast<unsigned char>(occupied);
+  int before = mine;
+  for (int step = 1; step < WARP; step *= 2) {
+    const int other = __shfl_up_sync(ALL_LANES, before, step);
+    if (lane >= step) before += other;
+  }
+  int base = 0;
+  if (lane == WARP - 1 && before != 0) base = atomicAdd(&list.size, before);
+  int index = __shfl_sync(ALL_LANES, base, WARP - 1) + before - mine;
+#pragma unroll
+  for (int k = 0; k < EACH; ++k)
+    if (counts[k] > 0) list.places[index++] = static_cast<short>(first + k);
+  return __syncthreads_or(most > ALONE) != 0;
+}
+
+// A part of a tile's result: its channels from `first` on, staged[channel << bits | place].
+template <class V>
+struct Part {
+  const VoxelizeRowsParams& p;
+  i64 cloud, row;  // row: the tile's first
+  int bits;        // the tile has 2^bits rows
+  i64 first;
+  int channels;
+
+  // Calls `visit(to, at, rows)` for four neighbouring rows of a channel, of which `rows` are in the grid.
+  template <class Visit>
+  __device__ void by_fours(const Visit& visit) const {
+    const int fours = bits - 2, all = channels << fours;
+    for (int each = threadIdx.x; each < all; each += BLOCK) {
+      const int four = each & ((1 << fours) - 1), k = each >> fours, place = four * EACH;
+      const i64 left = p.rows - row - place;
+      if (left <= 0) continue;
+      const i64 to = cloud * p.strides[0] + (first + k) * p.strides[1] + (row + place) * p.strides[2];
+      visit(to, k << bits | place, left < EACH ? static_cast<int>(left) : EACH);
+    }
+  }
+
+  // Four neighbours lie side by side and aligned.
+  __device__ bool whole(const void* memory) const {
+    return p.strides[2] == 1 && p.strides[1] % EACH == 0 && p.strides[0] % EACH == 0 &&
+           reinterpret_cast<u64>(memory) % sizeof(Vector<V, EACH>) == 0;
+  }
+
+  // Writes what is staged, and zero for rows without points.
+  __device__ void write(const V* staged, const List& list) const {
+    using Four = Vector<V, EACH>;
+    V* output = static_cast<V*>(p.output);
+    const bool all = whole(output);
+    const V zero = narrow_from<V>(0.0);
+    by_fours([&](i64 to, int at, int rows) {
+      const unsigned occupied = list.occupied[(at & ((1 << bits) - 1)) / EACH];
+      if (all && rows == EACH) {
+        Four four{{zero, zero, zero, zero}};
+        if (occupied != 0) {
+          four = *reinterpret_cast<const Four*>(staged + at);
+#pragma unroll
+          for (int k = 0; k < EACH; ++k) four.at[k] = (occupied >> k & 1) != 0 ? four.at[k] : zero;
+        }
+        *reinterpret_cast<Four*>(output + to) = four;
+        return;
+      }
+#pragma unroll 1
+      for (int k = 0; k < rows; ++k) output[to + k * p.strides[2]] = (occupied >> k & 1) != 0 ? staged[at + k] : zero;
+    });
+  }
+
+  // Stages the gradient of four neighbours where `wanted(place)` says so, each as `settle(place, gradient)` gives it.
+  template <class Wanted, class Settle>
+  __device__ void read(V* staged, const Wanted& wanted, const Settle& settle) const {
+    using Four = Vector<V, EACH>;
+    const V* grad = static_cast<const V*>(p.grad);
+    const bool all = whole(grad);
+    by_fours([&](i64 from, int at, int rows) {
+      const int place = at & ((1 << bits) - 1);
+      if (!wanted(place)) return;
+      if (all && rows == EACH) {
+        Four four = *reinterpret_cast<const Four*>(grad + from);
+#pragma unroll
+        for (int k = 0; k < EACH; ++k) four.at[k] = settle(place + k, four.at[k]);
+        *reinterpret_cast<Four*>(staged + at) = four;
+        return;
+      }
+#pragma unroll 1
+      for (int k = 0; k < rows; ++k) staged[at + k] = settle(place + k, grad[from + k * p.strides[2]]);
+    });
+  }
+};
+
+// Calls `visit(part)` for the parts of a tile that are this block's: blocks along y take turns.
+template <class V, class Visit>
+__device__ void by_parts(const VoxelizeRowsParams& p, const Tile& tile, int bits, const Visit& visit) {
+  const i64 channels = i64{GROUP<V>} << (TILE_BITS - bits);
+  for (i64 first = blockIdx.y * channels; first < p.channels; first += gridDim.y * channels) {
+    const i64 left = p.channels - first;
+    visit(Part<V>{p, tile.cloud, tile.index << bits, bits, first, static_cast<int>(left < channels ? left : channels)});
+  }
+}
+
+// Stages what a reduction found for a row, or sends the staged gradient to the point that it found.
+template <class V, bool SENDS>
+struct Stage {
+  const VoxelizeRowsParams& p;
+  i64 cloud, channel;
+  V* staged;
+  int at, bits;
+
+  __device__ void operator()(int k, V found) const { staged[at + (k << bits)] = found; }
+};
+template <class V>
+struct Stage<V, true> {
+  const VoxelizeRowsParams& p;
+  i64 cloud, channel;
+  const V* staged;
+  int at, bits;
+
+  __device__ void operator()(int k, int point) const {
+    static_cast<V*>(p.output)[(cloud * p.points + point) * p.channels + channel + k] = staged[at + (k << bits)];
+  }
+};
+
+// The listed rows of many points, by warps. `row_of(place)` is a row by its place in the tile.
+template <class V, class Reduced, class RowOf>
+__device__ __noinline__ void reduce_many(
+    const VoxelizeRowsParams& p, i64 cloud, int bits, const List& list, V* staged, i64 first, bool whole,
+    RowOf row_of) {
+  const int group_bits = TILE_BITS - bits, all = list.size << group_bits, lane = threadIdx.x % WARP;
+  for (int each = threadIdx.x / WARP; each < all; each += WARPS) {
+    const int place = list.places[each >> group_bits], group = each & ((1 << group_bits) - 1);
+    const i64 channel = first + group * GROUP<V>;
+    if (channel >= p.channels) continue;
+    const Row row = row_of(place);
+    const Stage<V, Reduced::SENDS> stage{p, cloud, channel, staged, (group * GROUP<V>) << bits | place, bits};
+    if (row.count > ALONE) reduce_together<V, Reduced>(p, row, channel, whole, lane, stage);
+  }
+}
+
+// Reduces the listed rows and writes all rows of the tile, or sends the gradient of the listed ones, a part that fits
+// `staged` at a time.
+template <class V, class Reduced, class RowOf>
+__device__ void reduce_list(
+    const VoxelizeRowsParams& p, const Tile& tile, int bits, const List& list, bool many, V* staged,
+    const RowOf& row_of) {
+  if (Reduced::SENDS && list.size == 0) return;
+  const int group_bits = TILE_BITS - bits;  // groups of channels in a part
+  const bool whole = is_whole<V>(p);
+  by_parts<V>(p, tile, bits, [&](const Part<V>& part) {
+    if constexpr (Reduced::SENDS) {
+      part.read(
+          staged, [&](int place) { return list.occupied[place / EACH] != 0; }, [](int, V grad) { return grad; });
+      __syncthreads();
+    }
+    const int all = list.size << group_bits;
+    for (int each = threadIdx.x; each < all; each += BLOCK) {
+      const int place = list.places[each >> group_bits], group = each & ((1 << group_bits) - 1);
+      const i64 channel = part.first + group * GROUP<V>;
+      if (channel >= p.channels) continue;
+      const Row row = row_of(place);
+      const Stage<V, Reduced::SENDS> stage{p, tile.cloud, channel, staged, (group * GROUP<V>) << bits | place, bits};
+      if (row.count <= ALONE) reduce_alone<V, Reduced>(p, row, channel, whole, stage);
+    }
+    if (many) reduce_many<V, Reduced>(p, tile.cloud, bits, list, staged, part.first, whole, row_of);
+    __syncthreads();
+    if constexpr (!Reduced::SENDS) {
+      part.write(staged, list);
+      __syncthreads();
+    }
+  });
+}
+
+}  // namespace robocache

@@ -1,0 +1,281 @@
+// What the points of a voxel come to: their exact sum or mean, or the first that holds the extremum.
+//
+// A thread or a warp takes 16 bytes of a row's channels at a time. Sums are exact and an extremum's holder is the
+// lowest index, so that neither the order of the points nor who adds them matters.
+#pragma once
+
+#include "exact.cuh"
+#include "grid.cuh"
+
+namespace robocache {
+
+struct VoxelizeRowsParams {
+  const void* features;  // [B, N, C]
+  const void* tangent;   // as features, or null: what a pick returns instead
+  i64 features_strides[3], tangent_strides[3];
+  const int* coords;  // [M, 4], or null: rows are the cells of B grids
+  const int* counts;  // [rows]
+  const int* starts;  // [rows], where a row's points begin in the order of its cloud
+  const int* order;   // [B, N]
+  const void* grad;   // read at a row's place by a send, else null
+  void* output;       // a row's place, or with grad [B, N, C]
+  i64 strides[3];     // of the rows' side: cloud, channel, row
+  i64 rows, batch, points, channels;  // rows: of one grid, or all of a sparse one
+  int least;  // min and not max
+  int mean;
+  int tiles;  // blocks of a grid
+};
+static_assert(sizeof(VoxelizeRowsParams) == 184, "mirrors ops::voxelize::params::RowsParams");
+
+// Channels that a thread takes of a row at a time: one load of 16 bytes where the layout allows it.
+template <class V>
+constexpr int GROUP = 16 / sizeof(V);
+// Points of a row that one thread still takes alone: a warp of full rows is as busy with them as with one long row.
+constexpr int ALONE = 32;
+
+// A voxel and its points.
+struct Row {
+  i64 cloud, place;  // place: along the last of the strides
+  const int* points;
+  int count;
+
+  __device__ i64 point(const VoxelizeRowsParams& p, int index) const {
+    const int point = points[index];
+    // Rows come from the caller: nothing outside the clouds is read, whatever they say.
+    return point >= 0 && point < p.points ? point : 0;
+  }
+};
+
+// Neighbouring channels of a cloud's features, N in one access.
+template <class V, int N>
+struct Features {
+  using Chunk = Vector<V, N>;
+  const V* first;
+  i64 point_stride;
+
+  __device__ Features(const void* features, const i64 (&strides)[3], i64 cloud, i64 channel)
+      : first(element<V>(features, cloud * strides[0] + channel * strides[2])), point_stride(strides[1]) {}
+
+  __device__ Chunk load(i64 point) const {
+    Packed<Chunk> packed;
+    packed.load(first + point * point_stride);
+    return packed.unpack();
+  }
+};
+
+// Groups of channels are one access each.
+template <class V>
+__device__ bool is_whole(const VoxelizeRowsParams& p) {
+  const i64* strides = p.features_strides;
+  return strides[2] == 1 && strides[1] % GROUP<V> == 0 && strides[0] % GROUP<V> == 0 && p.channels % GROUP<V> == 0 &&
+         reinterpret_cast<u64>(p.features) % sizeof(Vector<V, GROUP<V>>) == 0;
+}
+
+template <class V>
+__device__ __noinline__ V sum_exactly(const VoxelizeRowsParams& p, Row row, i64 channel) {
+  const Features<V, 1> features(p.features, p.features_strides, row.cloud, channel);
+  Adder<V> adder;
+  for (int index = 0; index < row.count; ++index) adder.add(to_f64(features.load(row.point(p, index)).at[0]));
+  return adder.finish(p.mean != 0 ? row.count : 1);
+}
+
+template <class V>
+__device__ __noinline__ V sum_exactly_together(const VoxelizeRowsParams& p, Row row, i64 channel, int lane) {
+  const Features<V, 1> features(p.features, p.features_strides, row.cloud, channel);
+  Adder<V> adder;
+  for (int index = lane; index < row.count; index += WARP)
+    adder.add(to_f64(features.load(row.point(p, index)).at[0]));
+  adder.add_lanes();
+  return adder.finish(p.mean != 0 ? row.count : 1);
+}
+
+// The sums or means of a row and N channels; `keep(k, sum)` takes that of each, `k` from `from` on.
+template <class V>
+struct Summed {
+  static constexpr bool SENDS = false;
+
+  // Adds every `step`th point from `first` on; the loads of FLIGHT of them do not wait for each other.
+  template <int FLIGHT, int N>
+  static __device__ void add_points(
+      const VoxelizeRowsParams& p, const Row& row, const Features<V, N>& features, int first, int step,
+      Sum (&sums)[N]) {
+    for (int index = first; index < row.count; index += FLIGHT * step) {
+      Vector<V, N> chunks[FLIGHT];
+#pragma unroll
+      for (int each = 0; each < FLIGHT; ++each)
+        if (index + each * step < row.count) chunks[each] = features.load(row.point(p, index + each * step));
+#pragma unroll
+      for (int each = 0; each < FLIGHT; ++each) {
+        if (index + each * step >= row.count) continue;
+#pragma unroll
+        for (int k = 0; k < N; ++k) sums[k].add(to_f64(chunks[each].at[k]));
+      }
+    }
+  }
+
+  template <int N, class Keep>
+  static __device__ void alone(const VoxelizeRowsParams& p, const Row& row, i64 channel, int from, const Keep& keep) {
+    const Features<V, N> features(p.features, p.features_strides, row.cloud, channel + from);
+    Sum sums[N];
+    if (row.count > 0) {
+      // A first addition has nothing to lose.
+      const auto chunk = features.load(row.point(p, 0));
+#pragma unroll
+      for (int k = 0; k < N; ++k) sums[k].value += to_f64(chunk.at[k]);
+    }
+    add_points<1>(p, row, features, 1, 1, sums);
+    const double count = p.mean != 0 && row.count != 0 ? row.count : 1;
+#pragma unroll
+    for (int k = 0; k < N; ++k)
+      keep(from + k, sums[k].exact ? rounded<V>(sums[k].value, count) : sum_exactly<V>(p, row, channel + from + k));
+  }
+
+  template <int N, class Keep>
+  static __device__ void together(
+      const VoxelizeRowsParams& p, const Row& row, i64 channel, int from, int lane, const Keep& keep) {
+    const Features<V, N> features(p.features, p.features_strides, row.cloud, channel + from);
+    Sum sums[N];
+    add_points<4>(p, row, features, lane, WARP, sums);
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      bool exact = sums[k].exact;
+      for (int step = WARP / 2; step > 0; step /= 2) {
+        sums[k].add(__shfl_xor_sync(ALL_LANES, sums[k].value, step));
+        exact &= sums[k].exact;
+      }
+      const V found = __all_sync(ALL_LANES, exact) != 0 ? rounded<V>(sums[k].value, p.mean != 0 ? row.count : 1)
+                                                        : sum_exactly_together<V>(p, row, channel + from + k, lane);
+      if (lane == 0) keep(from + k, found);
+    }
+  }
+};
+
+// A point that may hold the extremum; greater for what is preferred: a NaN before all, and of zeros the positive one is
+// the greater.
+struct Holder {
+  u64 preference = 0;
+  int point = 0x7fffffff;
+
+  __device__ void meet(u64 other, int at) {
+    if (other > preference || (other == preference && at < point)) {
+      preference = other;
+      point = at;
+    }
+  }
+};
+
+__device__ inline u64 preference_of(double value, int least) {
+  if (value != value) return ~0ull;
+  const u64 bits = bits_of(value), ascending = bits >> 63 == 0 ? bits | 1ull << 63 : ~bits;
+  return least != 0 ? ~ascending : ascending;
+}
+
+// The holders of a row's extrema in N channels; `keep` takes what each has, or with SEND its number.
+template <class V, bool SEND>
+struct Picked {
+  static constexpr bool SENDS = SEND;
+
+  template <int N>
+  static __device__ void meet(
+      const VoxelizeRowsParams& p, const Row& row, i64 channel, int first, int step, Holder (&holders)[N]) {
+    const Features<V, N> features(p.features, p.features_strides, row.cloud, channel);
+    for (int index = first; index < row.count; index += step) {
+      const i64 point = row.point(p, index);
+      const auto chunk = features.load(point);
+#pragma unroll
+      for (int k = 0; k < N; ++k)
+        holders[k].meet(preference_of(to_f64(chunk.at[k]), p.least), static_cast<int>(point));
+    }
+  }
+
+  template <int N, class Keep>
+  static __device__ void alone(const VoxelizeRowsParams& p, const Row& row, i64 channel, int from, const Keep& keep) {
+    Holder holders[N];
+    meet(p, row, channel + from, 0, 1, holders);
+    settle(p, row, holders, channel, from, keep);
+  }
+
+  template <int N, class Keep>
+  static __device__ void together(
+      const VoxelizeRowsParams& p, const Row& row, i64 channel, int from, int lane, const Keep& keep) {
+    Holder holders[N];
+    meet(p, row, channel + from, lane, WARP, holders);
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      for (int step = WARP / 2; step > 0; step /= 2) {
+        const u64 preference = __shfl_xor_sync(ALL_LANES, holders[k].preference, step);
+        holders[k].meet(preference, __shfl_xor_sync(ALL_LANES, holders[k].point, step));
+      }
+    }
+    if (lane == 0) settle(p, row, holders, channel, from, keep);
+  }
+
+  template <int N, class Keep>
+  static __device__ void settle(
+      const VoxelizeRowsParams& p, const Row& row, const Holder (&holders)[N], i64 channel, int from,
+      const Keep& keep) {
+    if constexpr (SEND) {
+#pragma unroll
+      for (int k = 0; k < N; ++k)
+        if (row.count != 0) keep(from + k, holders[k].point);
+    } else {
+      const bool own = p.tangent == nullptr;
+      const i64* strides = own ? p.features_strides : p.tangent_strides;
+      const V* read = element<V>(own ? p.features : p.tangent, row.cloud * strides[0] + (channel + from) * strides[2]);
+#pragma unroll
+      for (int k = 0; k < N; ++k) {
+        // A row without points is zero.
+        const V zero = narrow_from<V>(0.0);
+        keep(from + k, row.count == 0 ? zero : read[holders[k].point * strides[1] + k * strides[2]]);
+      }
+    }
+  }
+};
+
+// A group of channels of a row by a thread, all together where they are whole.
+template <class V, class Reduced, class Keep>
+__device__ void reduce_alone(
+    const VoxelizeRowsParams& p, const Row& row, i64 channel, bool whole, const Keep& keep) {
+  if (whole) {
+    Reduced::template alone<GROUP<V>>(p, row, channel, 0, keep);
+    return;
+  }
+#pragma unroll 1
+  for (int k = 0; k < GROUP<V> && channel + k < p.channels; ++k) Reduced::template alone<1>(p, row, channel, k, keep);
+}
+
+// The same by a warp.
+template <class V, class Reduced, class Keep>
+__device__ void reduce_together(
+    const VoxelizeRowsParams& p, const Row& row, i64 channel, bool whole, int lane, const Keep& keep) {
+  if (whole) {
+    Reduced::template together<GROUP<V>>(p, row, channel, 0, lane, keep);
+    return;
+  }
+#pragma unroll 1
+  for (int k = 0; k < GROUP<V> && channel + k < p.channels; ++k)
+    Reduced::template together<1>(p, row, channel, k, lane, keep);
+}
+
+// The sum of a block's values before this thread's, and of all; `of_warp` has a place for each warp.
+__device__ inline int before_in_block(int value, int* of_warp, int& all) {
+  const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+  int sum = value;
+  for (int step = 1; step < WARP; step *= 2) {
+    const int other = __shfl_up_sync(ALL_LANES, sum, step);
+    if (lane >= step) sum += other;
+  }
+  __syncthreads();
+  if (lane == WARP - 1) of_warp[warp] = sum;
+  __syncthreads();
+  int theirs = lane < warps ? of_warp[lane] : 0;
+  for (int step = 1; step < WARP; step *= 2) {
+    const int other = __shfl_up_sync(ALL_LANES, theirs, step);
+    if (lane >= step) theirs += other;
+  }
+  all = __shfl_sync(ALL_LANES, theirs, WARP - 1);
+  const int before = __shfl_sync(ALL_LANES, theirs, warp > 0 ? warp - 1 : 0);
+  return (warp > 0 ? before : 0) + sum - value;
+}
+
+}  // namespace robocache

@@ -1,0 +1,212 @@
+//! The parameters of the kernels of `voxelize` on CUDA, as `kernels/voxelize*` and `kernels/grid.cuh` declare them.
+
+use super::grid::Clouds;
+use super::reduce::Reduce;
+use crate::tensor::View;
+use std::ptr::{null, null_mut};
+
+/// `Clouds` in the kernels.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Points {
+    pub points: *const u8,
+    pub lengths: *const u8,
+    pub strides: [i64; 3],
+    pub lengths_step: i64,
+    pub batch: i64,
+    pub points_count: i64,
+    pub size: [i64; 3],
+    pub origin: [f64; 3],
+    pub voxel_size: [f64; 3],
+    pub cells: i64,
+    pub lengths_bytes: i32,
+    pub tiles: i32,
+}
+
+const _: () = assert!(size_of::<Points>() == 152);
+
+impl Points {
+    /// The same clouds by address, a block of which works on one of `tiles`.
+    pub(crate) fn new(clouds: &Clouds, tiles: u32) -> Self {
+        let (points, lengths) = (&clouds.points, clouds.lengths.as_ref());
+        Points {
+            points: points.data(),
+            lengths: lengths.map_or(null(), |lengths| lengths.data()),
+            strides: [0, 1, 2].map(|axis| points.stride(axis) as i64),
+            lengths_step: lengths.map_or(0, |lengths| lengths.stride(0) as i64),
+            batch: clouds.batch() as i64,
+            points_count: clouds.points() as i64,
+            size: clouds.grid.size,
+            origin: clouds.grid.origin,
+            voxel_size: clouds.grid.voxel_size,
+            cells: clouds.grid.cells().unwrap_or(0) as i64,
+            lengths_bytes: lengths.map_or(0, |lengths| lengths.dtype().size() as i32),
+            tiles: tiles as i32,
+        }
+    }
+}
+
+/// `VoxelizeClearParams` in the kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clear {
+    pub memory: *mut u8,
+    pub bytes: i64,
+}
+
+const _: () = assert!(size_of::<Clear>() == 16);
+
+/// `VoxelizePointsParams` in the kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PointsParams {
+    pub clouds: Points,
+    pub output: *mut u8,
+    pub places: *mut u8,
+}
+
+const _: () = assert!(size_of::<PointsParams>() == 168);
+
+/// `VoxelizeStartsParams` in the kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StartsParams {
+    pub counts: *const u8,
+    pub starts: *mut u8,
+    pub cursor: *mut u8,
+    pub cells: i64,
+    pub tiles: i32,
+}
+
+const _: () = assert!(size_of::<StartsParams>() == 40);
+
+/// `VoxelizeOrderParams` in the kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OrderParams {
+    pub clouds: Points,
+    pub places: *const u8,
+    pub starts: *const u8,
+    pub order: *mut u8,
+}
+
+const _: () = assert!(size_of::<OrderParams>() == 176);
+
+/// `VoxelizeSpreadParams` in the kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SpreadParams {
+    pub clouds: Points,
+    pub grad: *const u8,
+    pub counts: *const u8,
+    pub output: *mut u8,
+    pub cloud_stride: i64,
+    pub channel_stride: i64,
+    pub cell_stride: i64,
+    pub channels: i64,
+}
+
+const _: () = assert!(size_of::<SpreadParams>() == 208);
+
+/// `VoxelizeRowsParams` in the kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowsParams {
+    pub features: *const u8,
+    pub tangent: *const u8,
+    pub features_strides: [i64; 3],
+    pub tangent_strides: [i64; 3],
+    pub coords: *const u8,
+    pub counts: *const u8,
+    pub starts: *const u8,
+    pub order: *const u8,
+    pub grad: *const u8,
+    pub output: *mut u8,
+    /// Of the rows' side: cloud, channel, row.
+    pub strides: [i64; 3],
+    /// Of one grid, or all of a sparse one.
+    pub rows: i64,
+    pub batch: i64,
+    pub points: i64,
+    pub channels: i64,
+    pub least: i32,
+    pub mean: i32,
+    pub tiles: i32,
+}
+
+const _: () = assert!(size_of::<RowsParams>() == 184);
+
+/// `Chunks` in the kernels.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Chunks {
+    pub entries: *mut u8,
+    pub table: *mut u8,
+    pub points: i64,
+    pub chunk: i32,
+    pub chunks: i32,
+    pub pitch: i32,
+    pub bits: i32,
+}
+
+const _: () = assert!(size_of::<Chunks>() == 40);
+
+/// `VoxelizeTilesParams` in the kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TilesParams {
+    pub clouds: Points,
+    pub chunks: Chunks,
+    pub cells: *mut u8,
+    pub cursor: *mut u8,
+    pub zeros: *mut u8,
+    pub row_bytes: i64,
+}
+
+const _: () = assert!(size_of::<TilesParams>() == 224);
+
+/// `VoxelizeTileRowsParams` in the kernels.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TileRowsParams {
+    pub rows: RowsParams,
+    pub chunks: Chunks,
+    pub order: *mut u8,
+    pub cursor: *mut u8,
+}
+
+const _: () = assert!(size_of::<TileRowsParams>() == 240);
+
+pub(crate) fn strides(view: &View) -> [i64; 3] {
+    [0, 1, 2].map(|axis| view.stride(axis) as i64)
+}
+
+impl RowsParams {
+    /// Features, a tangent for a pick (for a sum it takes their place), and the reduction; the rest is empty.
+    pub(crate) fn new(features: &View, tangent: Option<&View>, reduce: Reduce) -> Self {
+        let (features, tangent) = match tangent {
+            Some(tangent) if !reduce.picks() => (tangent, None),
+            tangent => (features, tangent),
+        };
+        RowsParams {
+            features: features.data(),
+            tangent: tangent.map_or(null(), |tangent| tangent.data()),
+            features_strides: strides(features),
+            tangent_strides: tangent.map_or([0; 3], strides),
+            coords: null(),
+            counts: null(),
+            starts: null(),
+            order: null(),
+            grad: null(),
+            output: null_mut(),
+            strides: [0; 3],
+            rows: 0,
+            batch: features.size(0) as i64,
+            points: features.size(1) as i64,
+            channels: features.size(2) as i64,
+            least: i32::from(reduce == Reduce::Min),
+            mean: i32::from(reduce == Reduce::Mean),
+            tiles: 1,
+        }
+    }
+}
