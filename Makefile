@@ -14,7 +14,7 @@ CARGO := $(WITH_VENV) cargo
 FEATURES := none cuda torch torch,cuda tch tch,cuda
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-rust test-emulator test-python test-cpp lint test-gpu bench wheel clean
+.PHONY: help setup build demo test test-rust test-emulator test-python test-cpp lint test-gpu bench bench-gpu guard wheel clean
 
 help:  ## print the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 24
@@ -76,9 +76,19 @@ lint: setup  ## formatting, clippy with every set of features, ruff, mypy
 test-gpu:  ## the same tests on a CUDA machine with torch and the built library, no cargo; also under compute-sanitizer
 	PYTHON="$(PYTHON)" bash tests/gpu.sh
 
-bench: build  ## the Rust core with criterion, then the operators beside their peers on this CPU
+bench: build  ## the Rust core with criterion; the operators beside their peers on this CPU; the pages made of the record
 	$(CARGO) bench --bench resample --bench fuse --bench voxelize
-	$(BIN)/python benches/peers.py
+	$(BIN)/python benches/peers.py --record benches/record
+	$(BIN)/python benches/report.py
+
+bench-gpu:  ## the operators beside their peers on a CUDA machine with torch and the built library, no cargo
+	PYTHONPATH=torch_ops $(PYTHON) benches/peers.py --device cuda --record benches/record
+	PYTHONPATH=torch_ops $(PYTHON) benches/report.py
+
+# The checkout's own Python where there is one: a CUDA machine has none.
+guard: DEVICE ?= cpu
+guard:  ## the bars beside torch.compile, against the record; DEVICE=cuda for a GPU
+	PYTHONPATH=torch_ops $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benches/guard.py --device $(DEVICE)
 
 wheel: build  ## a wheel with the library inside, in target/wheel
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir target/wheel ./torch_ops

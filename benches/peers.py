@@ -1,276 +1,331 @@
-"""Times the operators beside eager PyTorch and `torch.compile`, after checking every answer, into a record.
+"""Times the operators beside every peer, after checking every answer, into a record.
 
     python benches/peers.py                      # this CPU, all threads that torch uses
-    python benches/peers.py --device cuda        # CUDA graph replays over rotating inputs, cold and warm
+    python benches/peers.py --device cuda        # CUDA graphs over rotating inputs, cold and warm; calls; tiny inputs
+    python benches/peers.py --quick              # the bars only, beside eager PyTorch and torch.compile
     python benches/peers.py --op voxelize        # the cases of some operators only
-    python benches/peers.py --record FILE.jsonl  # appends one line for each case and implementation
+    python benches/peers.py --record FILE.jsonl  # appends one line for each case, implementation and metric
+    python benches/peers.py --record benches/record  # the same, to the file of today and of this machine
 
-A line holds: op, case, dtype, direction, device, threads, impl, metric, median_us, p10_us, p90_us, bytes, command,
-versions. `bytes` is the least that the case moves: source rows that some target touches, the result, the times. A case
-of several streams is one of `fuse`; "resample + cat" is RoboCache without it. Clouds are in `benches/clouds.py`.
+The fields of a line are in `benches/records.py`. `bytes` is the least that the case moves, `floor_us` these bytes over
+the bandwidth of a large copy in the same run. Metrics:
+
+    call          one call, with its wait: CPU
+    graph, cold   a call in a CUDA graph whose inputs and results are not in the L2 cache when their turn comes
+    graph, warm   the same inputs again and again
+    stream        calls one after the other from Python, one wait at the end, cold inputs: also what cannot be captured
+    dispatch      the host's time for a call on tiny inputs, beside `torch.add`; also with inputs that require gradients
+
+A peer that is not installed, or lacks what a case needs, has a dash and is told once. Time series are in
+`benches/signals.py`, clouds in `benches/clouds.py`, recorded data (`ROBOCACHE_DATA`) in `benches/recorded.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import gc
 import platform
 import shlex
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+import cloud_peers
 import clouds
+import dispatch
+import others
+import recorded
+import records
 import robocache
+import signal_peers
+import signals
+import timing
 import torch
-from robocache import reference
+import torch._functorch.config
+from others import Peer
+from records import Line, spread
 
+Case = signals.Case | clouds.Case
 Call = Callable[[], object]
 
-
-@dataclass(frozen=True)
-class Case:
-    """Sizes of a call: `batch` rows of each stream's samples of its channels, to `targets` targets."""
-
-    batch: int
-    streams: tuple[tuple[int, int], ...]  # samples and channels of each
-    targets: int
-    dtype: torch.dtype
-
-    @property
-    def op(self) -> str:
-        """`resample` takes one stream, `fuse` several."""
-        return "resample" if len(self.streams) == 1 else "fuse"
-
-    def __str__(self) -> str:
-        streams = "+".join(f"{samples}x{channels}" for samples, channels in self.streams)
-        return f"{self.batch}x{streams}->{self.targets}"
-
-    @property
-    def directions(self) -> tuple[str, ...]:
-        return "forward", "forward+backward"
-
-    def inputs(self, device: torch.device) -> Inputs:
-        def times(count: int) -> torch.Tensor:
-            return torch.rand(self.batch, count, dtype=torch.float64, device=device).sort(dim=1).values
-
-        values = [torch.randn(self.batch, *stream, device=device).to(self.dtype) for stream in self.streams]
-        return Inputs(values, [times(samples) for samples, _ in self.streams], times(self.targets))
-
-    def implementations(self, device: torch.device) -> dict[str, Callable[[Inputs], torch.Tensor]]:
-        torch._dynamo.reset()  # each case is compiled for its own sizes, and none falls back to eager at a limit
-        compiled = torch.compile(in_torch, dynamic=False)
-        calls = {"robocache": resampled}
-        if self.op == "fuse":
-            calls = {"robocache": robocache.fuse, "resample + cat": resampled_and_joined}
-        calls |= {"torch eager": in_torch, "torch.compile": compiled}
-        return {
-            name: lambda data, call=call: call(data.values, data.source_times, data.target_times)
-            for name, call in calls.items()
-        }
-
-    def expected(self, data: Inputs) -> torch.Tensor:
-        return reference.fuse(data.values, data.source_times, data.target_times)
-
-    def check(self, name: str, answer: torch.Tensor, expected: torch.Tensor) -> None:
-        """No answer, no time: ours must be the definition's bits, a peer's within a rounding of its type."""
-        if name.startswith(("robocache", "resample")):
-            if not torch.equal(answer, expected):
-                raise SystemExit(f"peers: {name} at {self} must equal the definition to the bit")
-            return
-        torch.testing.assert_close(answer, expected, rtol=2e-2 if self.dtype == torch.bfloat16 else 1e-4, atol=1e-2)
-
-    def gradient(self, call: Callable[[Inputs], torch.Tensor], data: Inputs) -> Call:
-        values = [x.clone().requires_grad_() for x in data.values]
-        shape = (values[0].size(0), data.target_times.size(1), sum(x.size(2) for x in values))
-        grad = torch.ones(shape, dtype=values[0].dtype, device=values[0].device)
-
-        def run() -> torch.Tensor:
-            result = call(Inputs(values, data.source_times, data.target_times))
-            return torch.autograd.grad(result, values, grad)[0]
-
-        return run
-
-    def least_bytes(self, data: Inputs) -> int:
-        total = data.target_times.numel() * 8
-        for (samples, channels), times in zip(self.streams, data.source_times, strict=True):
-            touched = torch.zeros(self.batch, samples, dtype=torch.bool, device=times.device)
-            right = torch.searchsorted(times, data.target_times, right=True)
-            for index in (right - 1, right):
-                touched.scatter_(1, index.clamp(0, samples - 1), True)
-            rows = int(touched.sum()) + self.batch * self.targets
-            total += rows * channels * data.values[0].element_size() + times.numel() * 8
-        return total
-
-
-@dataclass
-class Inputs:
-    """Random values, ascending random source times in [0, 1) and ascending targets inside them, float64 seconds."""
-
-    values: list[torch.Tensor]
-    source_times: list[torch.Tensor]
-    target_times: torch.Tensor
-
-
-CASES: list[Case | clouds.Case] = [
-    Case(32, ((500, 256),), 250, torch.float32),
-    Case(32, ((500, 256),), 250, torch.bfloat16),
-    Case(64, ((4096, 32),), 1024, torch.float32),
-    Case(8, ((250, 128),), 128, torch.float32),
-    Case(32, ((150, 512), (500, 14), (500, 6)), 250, torch.bfloat16),
-    Case(4, ((30, 512), (100, 64), (200, 12)), 50, torch.bfloat16),
-    *clouds.CASES,
+BARS: list[Case] = [*signals.BARS, *clouds.BARS]
+# The bars first: a run that must stop early has them.
+CUDA_CASES: list[Case] = [*BARS, *signals.SINGLES, signals.SHARED, *clouds.HALVES]
+# Sizes that a small machine finishes.
+CPU_CASES: list[Case] = [
+    signals.Case(32, ((500, 256),), 250, signals.F32, bar=True),
+    signals.Case(32, ((500, 256),), 250, signals.BF16),
+    signals.SHARED,
+    signals.Case(64, ((4096, 32),), 1024, signals.F32),
+    signals.Case(8, ((250, 128),), 128, signals.F32),
+    signals.Case(32, signals.VISION, 250, signals.F32),
+    signals.Case(32, signals.VISION, 250, signals.BF16, bar=True),
+    signals.Case(4, signals.SMALL, 50, signals.F32),
+    clouds.BARS[0],
+    clouds.BARS[2],
+    clouds.BARS[4],
 ]
+FORWARD_ONLY = (clouds.FIXED_POINT, "torch.compile max-autotune")  # no gradient; no time to compile it twice
+OURS = ("robocache", "resample + cat")
+QUICK = ("robocache", "torch eager", "torch.compile")
 
 
-def one_in_torch(values: torch.Tensor, source_times: torch.Tensor, target_times: torch.Tensor) -> torch.Tensor:
-    """The same thing as users write it in PyTorch: search, gather both neighbours, lerp; ends held."""
-    right = torch.searchsorted(source_times, target_times, right=True).clamp(1, source_times.size(1) - 1)
-    left = right - 1
-    start, end = source_times.gather(1, left), source_times.gather(1, right)
-    weight = ((target_times - start) / (end - start)).clamp(0, 1).to(torch.float32).unsqueeze(-1)
-    channels = (-1, -1, values.size(2))
-    a = values.gather(1, left.unsqueeze(-1).expand(channels)).float()
-    b = values.gather(1, right.unsqueeze(-1).expand(channels)).float()
-    return torch.lerp(a, b, weight).to(values.dtype)
+class Bench:
+    """One run: a device, the bandwidth of its copies, and how much is measured."""
+
+    def __init__(self, device: torch.device, seconds: float = 1.0, quick: bool = False, autotune: bool = False) -> None:
+        self.device, self.seconds, self.quick, self.autotune = device, seconds, quick, autotune
+        torch._functorch.config.donated_buffer = False  # a backward alone is repeated
+        self.bandwidth, self.copies = timing.copy_bandwidth(device)
+
+    def measure(self, case: Case, directions: tuple[str, ...] | None = None) -> Iterator[Line]:
+        """The lines of a case, RoboCache's first in each metric; nothing is timed before its answer is checked."""
+        data = case.inputs(self.device)
+        directions = tuple(name for name in case.directions if directions is None or name in directions)
+        calls = case.implementations(self.device, self.autotune and case.bar)
+        peers = [] if self.quick else others_of(case, self.device)
+        if self.quick:
+            calls = {name: call for name, call in calls.items() if name in QUICK}
+        calls, peers = checked(case, data, calls, peers)
+        sizes = {direction: case.least_bytes(data, direction) for direction in directions}
+        parts = self.on_cpu if self.device.type == "cpu" else self.on_cuda
+        for direction, name, metric, threads, samples in parts(case, data, calls, peers, sizes):
+            yield {
+                "op": case.op,
+                "case": str(case),
+                "dtype": str(case.dtype).removeprefix("torch."),
+                "direction": direction,
+                "impl": name,
+                "metric": metric,
+                "bytes": sizes[direction],
+                "floor_us": round(sizes[direction] / self.bandwidth, 3),
+                "threads": threads,
+            } | spread(samples)
+
+    def on_cpu(
+        self, case: Case, data: object, calls: dict[str, Call], peers: list[Peer], sizes: dict[str, int]
+    ) -> Iterator[tuple[str, str, str, int, list[float]]]:
+        threads = torch.get_num_threads()
+        single = {peer.name for peer in peers if peer.single}
+        for direction in sizes:
+            runs = prepared(case, data, calls, direction)
+            for peer in peers:
+                call = peer.call if direction == "forward" else peer.gradient
+                if direction != "backward" and call is not None:
+                    runs[peer.name] = peer_run(peer, call, taken(peer, data))
+            working: dict[str, Call] = {}
+            for name, run in runs.items():
+                with attempt(name, case):
+                    run()
+                    working[name] = run
+            for name, samples in timing.alternating(working, self.seconds).items():
+                yield direction, name, "call", 1 if name in single else threads, samples
+        if case.bar and threads > 1 and "forward" in sizes:
+            torch.set_num_threads(1)
+            try:
+                run = {"robocache": lambda: calls["robocache"](data)}  # type: ignore[call-arg]
+                yield "forward", "robocache", "call", 1, timing.alternating(run, self.seconds)["robocache"]
+            finally:
+                torch.set_num_threads(threads)
+
+    def on_cuda(
+        self, case: Case, data: object, calls: dict[str, Call], peers: list[Peer], sizes: dict[str, int]
+    ) -> Iterator[tuple[str, str, str, int, list[float]]]:
+        threads = torch.get_num_threads()
+        first = next(iter(sizes))
+        # Enough inputs that none is still in the L2 cache when its turn comes again.
+        cache = torch.cuda.get_device_properties(self.device).L2_cache_size
+        copies = max(3, min(4 * cache // max(sizes[first], 1) + 1, timing.MOST_CALLS))
+        rotating = [data, *(case.inputs(self.device) for _ in range(copies - 1))]
+        for direction, size in sizes.items():
+            count = timing.rotations(copies, size)
+            for name, call in calls.items():
+                if direction != "forward" and name in FORWARD_ONLY:
+                    continue
+                with attempt(name, case):
+                    for metric, samples in self.in_graphs(case, call, name, direction, rotating, count):
+                        yield direction, name, metric, threads, samples
+            for peer in peers:
+                call = peer.call if direction == "forward" else peer.gradient
+                if direction == "backward" or call is None:
+                    continue
+                with attempt(peer.name, case):
+                    runs = [peer_run(peer, call, taken(peer, each), wait=False) for each in rotating]
+                    yield direction, peer.name, "stream", threads, timing.stream_times(runs, peer.wait)
+                runs = []  # arrays of a peer, which may share a case's memory
+            gc.collect()
+
+    def in_graphs(
+        self, case: Case, call: Call, name: str, direction: str, rotating: list[object], count: int
+    ) -> list[tuple[str, list[float]]]:
+        """By metric the microseconds of a call of torch's; what a backward needs is made on the stream of its graph."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            runs = [prepared(case, each, {name: call}, direction)[name] for each in rotating]
+            torch.cuda.synchronize()
+            found = [("graph, cold", timing.graph_times(runs, count, stream))]
+            if direction == "forward" and not self.quick:
+                found.append(("graph, warm", timing.graph_times(runs[:1], min(count, 200), stream)))
+                found.append(("stream", timing.stream_times(runs, timing.wait_for_cuda)))
+        return found
 
 
-def in_torch(values: list[torch.Tensor], source_times: list[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
-    parts = [one_in_torch(v, t, target) for v, t in zip(values, source_times, strict=True)]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+class attempt:
+    """Lets a peer fail without ending the run, and says so; RoboCache may not."""
+
+    def __init__(self, name: str, case: Case) -> None:
+        self.name, self.case = name, case
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if error is None or not isinstance(error, Exception) or self.name in OURS:
+            return False
+        text = " ".join(str(error).split())[:160]
+        others.tell(f"{self.name} at {self.case}", f"{type(error).__name__}: {text}")
+        return True
 
 
-def resampled(values: list[torch.Tensor], source_times: list[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
-    return robocache.resample(values[0], source_times[0], target)
+def others_of(case: Case, device: torch.device) -> list[Peer]:
+    """The peers that are not torch."""
+    if "ragged rows" in getattr(case, "needs", ()):
+        others.tell("every peer, ragged rows", "has none")
+        return []
+    if isinstance(case, signals.Case):
+        return signal_peers.peers(case, device)
+    return cloud_peers.peers(case, device)
 
 
-def resampled_and_joined(
-    values: list[torch.Tensor], source_times: list[torch.Tensor], target: torch.Tensor
-) -> torch.Tensor:
-    parts = [robocache.resample(v, t, target) for v, t in zip(values, source_times, strict=True)]
-    return torch.cat(parts, dim=2)
-
-
-def cpu_times(runs: dict[str, Call], seconds: float) -> dict[str, list[float]]:
-    """Microseconds of single calls, the implementations taken in turn so that a busy moment hits all of them."""
-    for run in runs.values():
-        for _ in range(3):
-            run()
-    samples: dict[str, list[float]] = {name: [] for name in runs}
-    end = time.perf_counter() + seconds * len(runs)
-    while time.perf_counter() < end or len(next(iter(samples.values()))) < 10:
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            samples[name].append((time.perf_counter() - start) * 1e6)
-    return samples
-
-
-def cuda_times(calls: list[Call], repeats: int = 30) -> list[float]:
-    """Microseconds a call in a CUDA graph that runs every call of the list once."""
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for call in calls[:3]:
-            call()
-    stream.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        for call in calls:
-            call()
-    samples = []
-    for _ in range(repeats):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        samples.append(start.elapsed_time(end) * 1e3 / len(calls))
-    return samples
-
-
-def measure(case: Case | clouds.Case, device: torch.device, seconds: float) -> Iterator[dict[str, object]]:
-    data = case.inputs(device)
-    line = {
-        "op": case.op,
-        "case": str(case),
-        "dtype": str(case.dtype).removeprefix("torch."),
-        "device": machine(device),
-    }
-    line |= {"threads": torch.get_num_threads(), "bytes": case.least_bytes(data)}
-    calls, expected = case.implementations(device), case.expected(data)
+def checked(case: Case, data: object, calls: dict[str, Call], peers: list[Peer]) -> tuple[dict[str, Call], list[Peer]]:
+    """Those whose answer is the definition's: ours to the bit or not at all, a peer within its rounding or a dash."""
+    expected = case.expected(data)  # type: ignore[arg-type]
+    right, right_peers = {}, []
     for name, call in calls.items():
-        case.check(name, call(data), expected)
-    del expected
-    if device.type == "cpu":
-        for direction in case.directions:
-            runs = {
-                name: (lambda call=call: call(data)) if direction == "forward" else case.gradient(call, data)
-                for name, call in calls.items()
-            }
-            for name, samples in cpu_times(runs, seconds).items():
-                yield line | {"direction": direction, "impl": name, "metric": "call"} | spread(samples)
-        return
-    # Enough inputs that none is still in the L2 cache when its turn comes again.
-    copies = max(4, int(4 * torch.cuda.get_device_properties(device).L2_cache_size / line["bytes"]))  # type: ignore[operator]
-    rotating = [case.inputs(device) for _ in range(copies)]
+        with attempt(name, case):
+            case.check(name, call(data), expected)  # type: ignore[arg-type,call-arg]
+            right[name] = call
+    for peer in peers:
+        with attempt(peer.name, case):
+            answer = peer.call(taken(peer, data))
+            peer.wait(answer)
+            case.check(peer.name, peer.give(answer), expected)
+            right_peers.append(peer)
+    return right, right_peers
+
+
+def prepared(case: Case, data: object, calls: dict[str, Call], direction: str) -> dict[str, Call]:
+    """Calls without arguments."""
+    make = {
+        "forward": lambda call: lambda: call(data),
+        "backward": lambda call: case.backward(call, data),  # type: ignore[arg-type]
+        "forward+backward": lambda call: case.gradient(call, data),  # type: ignore[arg-type]
+    }[direction]
+    found: dict[str, Call] = {}
     for name, call in calls.items():
-        cold = [lambda d=d, call=call: call(d) for d in rotating]
-        for metric, timed in (("graph, cold", cold), ("graph, warm", cold[:1] * copies)):
-            yield line | {"direction": "forward", "impl": name, "metric": metric} | spread(cuda_times(timed))
-        if "forward+backward" in case.directions and name != clouds.FIXED_POINT:
-            both = [case.gradient(call, d) for d in rotating]
-            times = cuda_times(both)
-            yield line | {"direction": "forward+backward", "impl": name, "metric": "graph, cold"} | spread(times)
+        with attempt(name, case):
+            found[name] = make(call)
+    return found
 
 
-def spread(samples: list[float]) -> dict[str, object]:
-    deciles = statistics.quantiles(samples, n=10)
-    return {
-        "median_us": round(statistics.median(samples), 3),
-        "p10_us": round(deciles[0], 3),
-        "p90_us": round(deciles[8], 3),
-    }
+def taken(peer: Peer, data: object) -> object:
+    """The inputs in the peer's own arrays, and there."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()  # a peer works on a stream of its own
+    return peer.take(data)
 
 
-def machine(device: torch.device) -> str:
+def peer_run(peer: Peer, call: Callable[[object], object], arguments: object, wait: bool = True) -> Call:
+    def run() -> object:
+        result = call(arguments)
+        if wait:
+            peer.wait(result)
+        return result
+
+    return run
+
+
+def versions(device: torch.device) -> dict[str, str]:
+    """Of everything that a time may depend on; on CUDA the clocks as found."""
+    found = {"robocache": robocache.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    found |= others.installed()
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    text = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in text.read_text().splitlines() if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {len(names)} cores"
+        found |= {"cuda": str(torch.version.cuda)} | timing.clocks()
+    return found
 
 
-def main() -> None:
+COLUMNS = (("op", 15), ("case", 42), ("dtype", 8), ("direction", 16), ("metric", 23), ("threads", 7), ("impl", 27))
+
+
+def heading() -> str:
+    return " ".join(f"{name:{width}}" for name, width in COLUMNS) + f" {'median µs':>11} {'ratio':>7} {'% limit':>7}"
+
+
+def table_line(line: Line, ours: dict[object, float]) -> str:
+    """A row for a person: the ratio to RoboCache, the first of its metric, and the share of the limit."""
+    median, floor = float(str(line["median_us"])), float(str(line["floor_us"]))
+    base = ours.setdefault(tuple(line[name] for name in ("op", "case", "dtype", "direction", "metric")), median)
+    fraction = f"{100 * floor / median:7.1f}" if floor else f"{'—':>7}"
+    cells = " ".join(f"{line[name]!s:{width}}" for name, width in COLUMNS)
+    return f"{cells} {median:11.2f} {median / base:7.2f} {fraction}"
+
+
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--seconds", type=float, default=3.0, help="time for each implementation of a case")
-    parser.add_argument("--op", help="only the cases of this operator, or of those that begin so")
-    parser.add_argument("--record", type=Path, help="a .jsonl file to append to")
-    options = parser.parse_args()
+    parser.add_argument("--seconds", type=float, default=0.4, help="on the CPU, for each implementation of a case")
+    parser.add_argument("--quick", action="store_true", help="the bars, eager PyTorch and torch.compile only")
+    parser.add_argument("--op", default="", help="only the cases of this operator, or of those that begin so")
+    parser.add_argument("--case", default="", help="only the cases whose text has this in it")
+    parser.add_argument("--direction", action="append", help="forward, backward, forward+backward; may be repeated")
+    parser.add_argument("--limit", type=float, default=3600.0, help="seconds after which no case is begun")
+    parser.add_argument("--record", type=Path, help="a .jsonl file to append to, or the folder of one a day")
+    options = parser.parse_args(arguments)
     torch.manual_seed(0)
-    versions = {"robocache": robocache.__version__, "torch": torch.__version__, "python": platform.python_version()}
-    command = shlex.join(["python", "benches/peers.py", *sys.argv[1:]])
-    header = (
-        f"{'case':32} {'dtype':9} {'direction':17} {'metric':12} {'implementation':19} {'median µs':>10} {'ratio':>6}"
-    )
-    print(header)
-    for case in (case for case in CASES if case.op.startswith(options.op or "")):
-        ours: dict[tuple[object, object], float] = {}
-        for line in measure(case, torch.device(options.device), options.seconds):
-            median = float(str(line["median_us"]))
-            key = (line["direction"], line["metric"])
-            ours.setdefault(key, median)
-            print(
-                f"{line['case']:32} {line['dtype']:9} {line['direction']:17} {line['metric']:12} {line['impl']:19} "
-                f"{median:10.1f} {median / ours[key]:6.2f}"
-            )
-            if options.record:
-                options.record.parent.mkdir(parents=True, exist_ok=True)
-                with options.record.open("a") as record:
-                    record.write(json.dumps(line | {"command": command, "versions": versions}) + "\n")
+    device, begun = torch.device(options.device), time.monotonic()
+    bench = Bench(device, options.seconds, options.quick, autotune=device.type == "cuda" and not options.quick)
+    common: Line = {
+        "device": timing.machine(device),
+        "command": shlex.join(["python", "benches/peers.py", *(sys.argv[1:] if arguments is None else arguments)]),
+        "versions": versions(device),
+    }
+    record = records.place(options.record, str(common["device"])) if options.record else None
+    ours: dict[object, float] = {}
+    print(common["device"], common["versions"], f"copy: {bench.bandwidth / 1e3:.0f} GB/s read and written", sep="\n")
+    print(heading())
+
+    def say(line: Line) -> None:
+        print(table_line(line, ours), flush=True)
+        if record:
+            records.append(record, line | common)
+
+    for line in bench.copies:
+        say(line)
+    cases = CPU_CASES if device.type == "cpu" else CUDA_CASES
+    if options.quick:
+        cases = [case for case in cases if case.bar]
+    else:
+        cases = [*cases, *recorded.cases()]
+        if not options.op and not options.case:
+            for line in dispatch.measure(device):
+                say(line)
+    cases = [case for case in cases if case.op.startswith(options.op) and options.case in str(case)]
+    directions = tuple(options.direction) if options.direction else None
+    # A quick run may be cut short: then it has every forward before the first backward.
+    rounds = [(name,) for name in ("forward", "backward")] if options.quick and not directions else [directions]
+    for wanted in rounds:
+        for case in cases:
+            if wanted and not set(wanted) & set(case.directions):
+                continue
+            if time.monotonic() - begun > options.limit:
+                print(f"not begun, {options.limit:.0f} s are over: {case.op} {case} {' '.join(wanted or ())}")
+                continue
+            for line in bench.measure(case, wanted):
+                say(line)
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

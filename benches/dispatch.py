@@ -1,0 +1,87 @@
+"""The host's time for a call on tiny inputs, where dispatch is the cost, beside `torch.add` in the same run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import robocache
+import torch
+from records import Line, spread
+
+Call = Callable[[], object]
+
+CALLS = 300  # of a block, with one wait at its end
+BLOCKS = 40  # the implementations take turns
+CASE = "tiny"
+
+
+def calls(device: torch.device, grad: bool) -> dict[str, dict[str, Call]]:
+    """By operator: the Python function, the operator itself, and `torch.add` of two tensors as small."""
+    values = torch.randn(2, 4, 3, device=device, requires_grad=grad)
+    times = torch.linspace(0, 1, 4, device=device, dtype=torch.float64).repeat(2, 1)
+    targets = torch.linspace(0, 1, 5, device=device, dtype=torch.float64).repeat(2, 1)
+    points = torch.rand(1, 8, 3, device=device)
+    features = torch.randn(1, 8, 2, device=device, requires_grad=grad)
+    box = ([0.0, 0.0, 0.0], [0.5], [2, 2, 2])
+    ops = torch.ops.robocache
+    found: dict[str, dict[str, Call]] = {
+        "resample": {
+            "robocache": lambda: robocache.resample(values, times, targets),
+            "torch.ops.robocache": lambda: ops.resample(values, times, targets),
+        },
+        "fuse": {
+            "robocache": lambda: robocache.fuse([values, values], [times, times], targets),
+            "torch.ops.robocache": lambda: ops.fuse([values, values], [times, times], targets),
+        },
+        "voxelize": {
+            "robocache": lambda: robocache.voxelize(points, features, *box, reduce="mean"),
+            "torch.ops.robocache": lambda: ops.voxelize(points, features, *box, reduce="mean"),
+        },
+        "voxelize_sparse": {
+            "robocache": lambda: robocache.voxelize_sparse(points, features, *box, capacity=8),
+            "torch.ops.robocache": lambda: ops.voxelize_sparse(points, features, *box, capacity=8),
+        },
+    }
+    if not grad:
+        found["resample_mask"] = {
+            "robocache": lambda: robocache.resample_mask(times, targets),
+            "torch.ops.robocache": lambda: ops.resample_mask(times, targets),
+        }
+    for by_name in found.values():
+        by_name["torch.add"] = lambda: torch.add(values, values)
+    return found
+
+
+def measure(device: torch.device) -> Iterator[Line]:
+    """A line for each; bytes and floor are those of nothing: the cost is the call."""
+    for grad in (False, True):
+        for op, by_name in calls(device, grad).items():
+            samples = in_turn(by_name, device)
+            for name, found in samples.items():
+                yield {
+                    "op": op,
+                    "case": CASE,
+                    "dtype": "float32",
+                    "direction": "forward",
+                    "impl": name,
+                    "metric": "dispatch, requires_grad" if grad else "dispatch",
+                    "bytes": 0,
+                    "floor_us": 0.0,
+                    "threads": torch.get_num_threads(),
+                } | spread(found)
+
+
+def in_turn(by_name: dict[str, Call], device: torch.device) -> dict[str, list[float]]:
+    """Microseconds a call of blocks of calls."""
+    samples: dict[str, list[float]] = {name: [] for name in by_name}
+    for block in range(BLOCKS + 2):
+        for name, call in by_name.items():
+            start = time.perf_counter()
+            for _ in range(CALLS):
+                call()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if block >= 2:
+                samples[name].append((time.perf_counter() - start) * 1e6 / CALLS)
+    return samples
