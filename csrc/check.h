@@ -6,6 +6,7 @@
 #include <c10/util/Exception.h>
 
 #include <optional>
+#include <ostream>
 #include <sstream>
 #include <string>
 #include <string_view>
@@ -57,20 +58,43 @@ inline std::string shape_text(c10::SymIntArrayRef sizes) {
 
 // True where two sizes are equal; an unknown symbolic size is taken to be, and checked when it is known.
 inline bool same(const c10::SymInt& a, const c10::SymInt& b) {
+  const auto known_a = a.maybe_as_int(), known_b = b.maybe_as_int();
+  if (known_a.has_value() && known_b.has_value()) return *known_a == *known_b;
   return a.sym_eq(b).expect_true(__FILE__, __LINE__);
 }
 
+// True where a size is not zero, by the same rule.
+inline bool positive(const c10::SymInt& size) {
+  const auto known = size.maybe_as_int();
+  if (known.has_value()) return *known > 0;
+  return size.sym_gt(0).expect_true(__FILE__, __LINE__);
+}
+
+// An argument's name, and its place where the arguments are lists; written out only for an error.
+struct Argument {
+  std::string_view name;
+  int64_t place = -1; // values[1]; -1: no list
+
+  Argument(const char* name, int64_t place = -1) : name(name), place(place) {}
+
+  friend std::ostream& operator<<(std::ostream& out, const Argument& argument) {
+    out << argument.name;
+    return argument.place < 0 ? out : out << '[' << argument.place << ']';
+  }
+};
+
 inline bool has_shape(const at::Tensor& tensor, c10::SymIntArrayRef expected) {
-  if (tensor.dim() != static_cast<int64_t>(expected.size())) return false;
+  const c10::SymIntArrayRef sizes = tensor.sym_sizes();
+  if (sizes.size() != expected.size()) return false;
   for (size_t axis = 0; axis < expected.size(); ++axis)
-    if (!same(tensor.sym_size(static_cast<int64_t>(axis)), expected[axis])) return false;
+    if (!same(sizes[axis], expected[axis])) return false;
   return true;
 }
 
 // resample: source_times must have shape [2, 5], got [2, 4]
 inline void check_shape(
     const char* op,
-    std::string_view argument,
+    const Argument& argument,
     const at::Tensor& tensor,
     c10::SymIntArrayRef expected) {
   TORCH_CHECK_VALUE(
@@ -81,9 +105,9 @@ inline void check_shape(
 // resample: target_times must be on cpu (as values), got cuda:0
 inline void check_device(
     const char* op,
-    std::string_view argument,
+    const Argument& argument,
     const at::Tensor& tensor,
-    std::string_view first_argument,
+    const Argument& first_argument,
     const at::Tensor& first) {
   TORCH_CHECK_VALUE(
       tensor.device() == first.device(), op, ": ", argument, " must be on ", first.device(), " (as ", first_argument,
@@ -93,9 +117,9 @@ inline void check_device(
 // resample: target_times must be float64 (as source_times), got float32
 inline void check_same_dtype(
     const char* op,
-    std::string_view argument,
+    const Argument& argument,
     const at::Tensor& tensor,
-    std::string_view first_argument,
+    const Argument& first_argument,
     const at::Tensor& first) {
   TORCH_CHECK_TYPE(
       tensor.scalar_type() == first.scalar_type(), op, ": ", argument, " must be ", dtype_name(first.scalar_type()),

@@ -22,8 +22,6 @@ constexpr const char* OP = "fuse";
 struct Fused {
   bool batched; // values [B, S, D], else [S, D]
   c10::SymInt batch;
-  std::vector<c10::SymInt> widths; // D of each stream
-  std::vector<std::string> modes; // of each stream's own channels
   c10::SymDimVector result;
 };
 
@@ -36,7 +34,7 @@ void check_stream(
     const Tensor& target_times) {
   const Caller caller{OP, stream};
   const Tensor &value = values[stream], &times = source_times[stream];
-  const std::string name = caller.argument("values"), times_name = caller.argument("source_times");
+  const Argument name = caller.argument("values"), times_name = caller.argument("source_times");
   check_same_dtype(OP, name, value, "values[0]", values[0]);
   check_device(OP, name, value, "values[0]", values[0]);
   check_time_dtypes(caller, times, stream == 0 ? target_times : times);
@@ -52,19 +50,14 @@ void check_stream(
       ", got ", shape_text(value.sym_sizes()));
   const c10::SymInt samples = value.sym_size(-2);
   TORCH_CHECK_VALUE(
-      samples.sym_gt(0).expect_true(__FILE__, __LINE__), OP, ": ", name, " must have at least one sample, got shape ",
-      shape_text(value.sym_sizes()));
+      positive(samples), OP, ": ", name, " must have at least one sample, got shape ", shape_text(value.sym_sizes()));
   check_time_axes(caller, times);
   check_times(caller, batch, samples, times, target_times);
 }
 
+// Checks all but the texts, which Rust reads before it runs.
 Fused check_fuse(
-    TensorList values,
-    TensorList source_times,
-    const Tensor& target_times,
-    std::string_view mode,
-    std::string_view outside,
-    const Lengths& source_lengths) {
+    TensorList values, TensorList source_times, const Tensor& target_times, const Lengths& source_lengths) {
   TORCH_CHECK_VALUE(!values.empty(), OP, ": values must have at least one stream, got none");
   TORCH_CHECK_VALUE(
       values.size() == source_times.size(), OP, ": source_times must have one tensor for each stream of values (",
@@ -84,37 +77,40 @@ Fused check_fuse(
   c10::SymInt total = 0;
   for (int64_t stream = 0; stream < streams; ++stream) {
     check_stream(stream, fused.batched, fused.batch, values, source_times, target_times);
-    fused.widths.push_back(values[stream].sym_size(-1));
-    total += fused.widths.back();
+    total += values[stream].sym_size(-1);
   }
   check_lengths(OP, source_lengths, {fused.batch, streams});
-
-  // Symbolic numbers of channels stay so where the mode does not ask for them.
-  if (core::named_channels(str(mode)) == -2) {
-    rust_call([&] { core::check_modes(OP, str(mode), str(outside), kind(type), -1); });
-    fused.modes.assign(values.size(), std::string(mode));
-  } else {
-    std::vector<std::size_t> widths;
-    for (const auto& width : fused.widths)
-      widths.push_back(static_cast<std::size_t>(width.guard_int(__FILE__, __LINE__)));
-    const rust::Slice<const std::size_t> slice(widths.data(), widths.size());
-    const auto modes = rust_call([&] { return core::stream_modes(OP, str(mode), str(outside), kind(type), slice); });
-    for (const auto& text : modes) fused.modes.emplace_back(text);
-  }
   if (fused.batched) fused.result.push_back(fused.batch);
   fused.result.push_back(target_times.sym_size(-1));
   fused.result.push_back(total);
   return fused;
 }
 
-std::vector<Operand> operands(TensorList tensors) {
-  std::vector<Operand> all;
-  all.reserve(tensors.size());
+// Checks the texts; gives each stream's own modes.
+std::vector<std::string> check_texts(TensorList values, std::string_view mode, std::string_view outside) {
+  const Kind type = kind(values[0].scalar_type());
+  // Symbolic numbers of channels stay so where the mode does not ask for them.
+  if (core::named_channels(str(mode)) == -2) {
+    rust_call([&] { core::check_modes(OP, str(mode), str(outside), type, -1); });
+    return std::vector<std::string>(values.size(), std::string(mode));
+  }
+  std::vector<std::size_t> widths;
+  for (const Tensor& value : values)
+    widths.push_back(static_cast<std::size_t>(value.sym_size(-1).guard_int(__FILE__, __LINE__)));
+  const rust::Slice<const std::size_t> slice(widths.data(), widths.size());
+  const auto modes = rust_call([&] { return core::stream_modes(OP, str(mode), str(outside), type, slice); });
+  return {modes.begin(), modes.end()};
+}
+
+using Operands = c10::SmallVector<Operand, 4>;
+
+Operands operands(TensorList tensors) {
+  Operands all;
   for (const Tensor& tensor : tensors) all.push_back(operand(tensor));
   return all;
 }
 
-rust::Slice<const Operand> slice(const std::vector<Operand>& all) {
+rust::Slice<const Operand> slice(const Operands& all) {
   return {all.data(), all.size()};
 }
 
@@ -125,9 +121,10 @@ Tensor fuse(
     std::string_view mode,
     std::string_view outside,
     const Lengths& source_lengths) { // [B, K]
-  const Fused fused = check_fuse(values, source_times, target_times, mode, outside, source_lengths);
+  const Fused fused = check_fuse(values, source_times, target_times, source_lengths);
   const c10::OptionalDeviceGuard guard(target_times.device());
-  for (size_t stream = 0; checks_data(target_times) && stream < values.size(); ++stream) {
+  const bool reads = checks_data(target_times);
+  for (size_t stream = 0; reads && stream < values.size(); ++stream) {
     const auto at = static_cast<int64_t>(stream);
     const auto lengths = source_lengths.has_value() ? Lengths(source_lengths->select(1, at)) : std::nullopt;
     check_data({OP, at}, fused.batch, source_times[stream], lengths);
@@ -149,7 +146,8 @@ Tensor fuse_meta(
     std::string_view mode,
     std::string_view outside,
     const Lengths& source_lengths) {
-  const Fused fused = check_fuse(values, source_times, target_times, mode, outside, source_lengths);
+  const Fused fused = check_fuse(values, source_times, target_times, source_lengths);
+  check_texts(values, mode, outside);
   return at::empty_symint(fused.result, values[0].options());
 }
 
@@ -178,7 +176,10 @@ struct Fuse : torch::autograd::Function<Fuse> {
       AutogradContext* ctx, TensorList values, TensorList source_times, const Tensor& target_times,
       const std::string& mode, const std::string& outside, const Lengths& lengths,
       const std::vector<std::string>& modes, const std::vector<c10::SymInt>& widths) {
-    variable_list saved{target_times, lengths.value_or(Tensor())};
+    variable_list saved;
+    saved.reserve(2 + 2 * values.size());
+    saved.push_back(target_times);
+    saved.push_back(lengths.value_or(Tensor()));
     for (size_t stream = 0; stream < values.size(); ++stream) {
       const bool needed =
           target_times.requires_grad() || source_times[stream].requires_grad() || core::bends(str(modes[stream]));
@@ -236,13 +237,18 @@ Tensor fuse(
     const at::AutoDispatchBelowADInplaceOrView guard;
     return call_fuse(values, source_times, target_times, mode, outside, lengths);
   }
-  const Fused fused = check_fuse(values, source_times, target_times, mode, outside, lengths);
+  const Fused fused = check_fuse(values, source_times, target_times, lengths);
+  const std::vector<std::string> modes = check_texts(values, mode, outside);
+  std::vector<c10::SymInt> widths;
+  for (const Tensor& value : values) widths.push_back(value.sym_size(-1));
+  const auto apply = [&](TensorList rows) {
+    return Fuse::apply(
+        rows, source_times, target_times, std::string(mode), std::string(outside), lengths, modes, widths);
+  };
+  if (fused.batched) return apply(values);
   std::vector<Tensor> rows;
-  for (const Tensor& value : values) rows.push_back(fused.batched ? value : value.unsqueeze(0));
-  const Tensor out = Fuse::apply(
-      TensorList(rows), source_times, target_times, std::string(mode), std::string(outside), lengths, fused.modes,
-      fused.widths);
-  return fused.batched ? out : out.squeeze(0);
+  for (const Tensor& value : values) rows.push_back(value.unsqueeze(0));
+  return apply(rows).squeeze(0);
 }
 
 } // namespace

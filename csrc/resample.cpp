@@ -29,13 +29,11 @@ c10::SymDimVector Layout::result(const Tensor& values, const Tensor& target_time
   return sizes;
 }
 
-Layout check_resample(
+Layout check_layout(
     const char* op,
     const Tensor& values,
     const Tensor& source_times,
     const Tensor& target_times,
-    std::string_view mode,
-    std::string_view outside,
     const std::optional<Tensor>& source_lengths) {
   TORCH_CHECK_TYPE(
       kind(values.scalar_type()) != Kind::None, op,
@@ -66,10 +64,20 @@ Layout check_resample(
   layout.channels = 1;
   for (int64_t axis = sample_axis + 1; axis < values.dim(); ++axis) layout.channels *= values.sym_size(axis);
   TORCH_CHECK_VALUE(
-      layout.samples.sym_gt(0).expect_true(__FILE__, __LINE__), op,
-      ": values must have at least one sample, got shape ", shape_text(values.sym_sizes()));
+      positive(layout.samples), op, ": values must have at least one sample, got shape ", shape_text(values.sym_sizes()));
   check_timeline(op, layout.batch, layout.samples, source_times, target_times, source_lengths);
+  return layout;
+}
 
+Layout check_resample(
+    const char* op,
+    const Tensor& values,
+    const Tensor& source_times,
+    const Tensor& target_times,
+    std::string_view mode,
+    std::string_view outside,
+    const std::optional<Tensor>& source_lengths) {
+  const Layout layout = check_layout(op, values, source_times, target_times, source_lengths);
   // A symbolic number of channels stays one unless the mode names them all.
   const int64_t named = core::named_channels(str(mode));
   int64_t channels = -1;
@@ -88,7 +96,7 @@ Tensor resample(
     std::string_view mode,
     std::string_view outside,
     const std::optional<Tensor>& source_lengths) {
-  const Layout layout = check_resample("resample", values, source_times, target_times, mode, outside, source_lengths);
+  const Layout layout = check_layout("resample", values, source_times, target_times, source_lengths);
   const c10::OptionalDeviceGuard guard(values.device());
   check_data({"resample"}, layout.batch, source_times, source_lengths);
   const Tensor rows = flatten_channels(values, layout);

@@ -23,6 +23,14 @@ struct Layout {
   c10::SymDimVector result(const Tensor& values, const Tensor& target_times) const;
 };
 
+// Checks types, devices and shapes; not the texts, which Rust reads before it runs.
+Layout check_layout(
+    const char* op,
+    const Tensor& values, // [B, S, D...] or [S, D...]
+    const Tensor& source_times, // [B, S] or [S]
+    const Tensor& target_times, // [B, T] or [T]
+    const std::optional<Tensor>& source_lengths); // [B]
+
 // Checks every argument of resample that can be checked without reading data.
 Layout check_resample(
     const char* op,

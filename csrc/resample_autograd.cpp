@@ -19,6 +19,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <initializer_list>
 #include <string>
 
 #include "operand.h"
@@ -82,9 +83,14 @@ struct Saved {
 
   static void keep(
       AutogradContext* ctx, const Tensor& ts, const Tensor& tt, const Lengths& lengths, const std::string& mode,
-      const std::string& outside, variable_list others) {
-    others.insert(others.begin(), {ts, tt, lengths.value_or(Tensor())});
-    ctx->save_for_backward(std::move(others));
+      const std::string& outside, std::initializer_list<Tensor> others) {
+    variable_list saved;
+    saved.reserve(3 + others.size());
+    saved.push_back(ts);
+    saved.push_back(tt);
+    saved.push_back(lengths.value_or(Tensor()));
+    saved.insert(saved.end(), others);
+    ctx->save_for_backward(std::move(saved));
     ctx->saved_data["mode"] = mode;
     ctx->saved_data["outside"] = outside;
   }
@@ -310,7 +316,9 @@ Tensor resample(
     return call_resample(values, ts, tt, mode, outside, lengths);
   }
   // Derivatives are of [B, S, D]; other shapes are views of it that autograd follows by itself.
-  const Layout layout = check_resample("resample", values, ts, tt, mode, outside, lengths);
+  if (values.dim() == 3 && (ts.dim() == 2 || tt.dim() == 2))
+    return Resample::apply(values, ts, tt, std::string(mode), std::string(outside), lengths);
+  const Layout layout = check_layout("resample", values, ts, tt, lengths);
   const Tensor rows = values.reshape_symint({layout.batch, layout.samples, layout.channels});
   const Tensor out = Resample::apply(rows, ts, tt, std::string(mode), std::string(outside), lengths);
   return out.reshape_symint(layout.result(values, tt));

@@ -41,7 +41,7 @@ c10::SymDimVector check_mask(
   check_time_axes({op}, source_times);
   const c10::SymInt samples = source_times.sym_size(-1);
   TORCH_CHECK_VALUE(
-      samples.sym_gt(0).expect_true(__FILE__, __LINE__), op,
+      positive(samples), op,
       ": source_times must have at least one sample, got shape ", shape_text(source_times.sym_sizes()));
   c10::SymInt batch = 1;
   if (source_times.dim() == 2) batch = source_times.sym_size(0);

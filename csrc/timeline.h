@@ -4,7 +4,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <optional>
-#include <string>
 
 #include "check.h"
 #include "operand.h"
@@ -16,14 +15,14 @@ struct Caller {
   const char* op;
   int64_t stream = -1;
 
-  std::string argument(const char* name) const {
-    return stream < 0 ? std::string(name) : std::string(name) + '[' + std::to_string(stream) + ']';
+  Argument argument(const char* name) const {
+    return {name, stream};
   }
 };
 
 inline void check_time_dtypes(const Caller& caller, const at::Tensor& source_times, const at::Tensor& target_times) {
   const auto type = source_times.scalar_type();
-  const std::string source = caller.argument("source_times");
+  const Argument source = caller.argument("source_times");
   TORCH_CHECK_TYPE(
       type == at::kFloat || type == at::kDouble || type == at::kLong, caller.op, ": ", source,
       " must be float32, float64 or int64, got ", dtype_name(type));
@@ -55,13 +54,13 @@ inline void check_times(
     const c10::SymInt& samples,
     const at::Tensor& source_times,
     const at::Tensor& target_times) {
-  const std::string source = caller.argument("source_times");
+  const Argument source = caller.argument("source_times");
   if (source_times.dim() == 1) {
     check_shape(caller.op, source, source_times, {samples});
   } else {
     check_shape(caller.op, source, source_times, {batch, samples});
   }
-  const bool fits = target_times.dim() == 1 || (target_times.dim() == 2 && same(target_times.sym_size(0), batch));
+  const bool fits = target_times.dim() == 1 || (target_times.dim() == 2 && same(target_times.sym_sizes()[0], batch));
   TORCH_CHECK_VALUE(
       fits, caller.op, ": target_times must have shape [B, T] or [T] with B = ", size_text(batch), ", got ",
       shape_text(target_times.sym_sizes()));

@@ -13,6 +13,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <initializer_list>
 #include <string>
 #include <vector>
 
@@ -39,9 +40,13 @@ struct Grid {
   Optional lengths;
 
   // Saved with the tensors of `others` after its own two.
-  void keep(AutogradContext* ctx, variable_list others) const {
-    others.insert(others.begin(), {points, lengths.value_or(Tensor())});
-    ctx->save_for_backward(std::move(others));
+  void keep(AutogradContext* ctx, std::initializer_list<Tensor> others) const {
+    variable_list saved;
+    saved.reserve(2 + others.size());
+    saved.push_back(points);
+    saved.push_back(lengths.value_or(Tensor()));
+    saved.insert(saved.end(), others);
+    ctx->save_for_backward(std::move(saved));
     ctx->saved_data["origin"] = origin;
     ctx->saved_data["voxel_size"] = voxel_size;
     ctx->saved_data["grid_size"] = size;
@@ -66,9 +71,15 @@ Optional given(const Tensor& tensor) {
   return tensor.defined() ? Optional(tensor) : std::nullopt;
 }
 
-Tensor call_voxelize(const Optional& features, const Grid& grid) {
+Tensor call_voxelize(
+    const Tensor& points, const Optional& features, Numbers origin, Numbers voxel_size, at::IntArrayRef grid_size,
+    std::string_view reduce, const Optional& lengths) {
   static const auto op = find<decltype(voxelize)>("robocache::voxelize");
-  return op.call(grid.points, features, grid.origin, grid.voxel_size, grid.size, grid.reduce, grid.lengths);
+  return op.call(points, features, origin, voxel_size, grid_size, reduce, lengths);
+}
+
+Tensor call_voxelize(const Optional& features, const Grid& grid) {
+  return call_voxelize(grid.points, features, grid.origin, grid.voxel_size, grid.size, grid.reduce, grid.lengths);
 }
 
 Tensor call_tangent(const Tensor& tangent, const Tensor& features, const Grid& grid) {
@@ -236,16 +247,16 @@ Tensor voxelize(
   const bool recorded = features.has_value() && records(*features) && core::reads_features(str(reduce));
   if (!recorded) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    return call_voxelize(
-        features, {points, origin.vec(), voxel_size.vec(), grid_size.vec(), std::string(reduce), lengths});
+    return call_voxelize(points, features, origin, voxel_size, grid_size, reduce, lengths);
   }
-  const Space space = check_voxelize(
-      "voxelize", {true, false}, points, features, origin, voxel_size, grid_size, reduce, -1, lengths);
+  const auto apply = [&](const Tensor& rows, const Tensor& clouds) {
+    return Voxelize::apply(
+        rows, clouds, origin.vec(), voxel_size.vec(), grid_size.vec(), std::string(reduce), lengths);
+  };
   // Derivatives are of [B, N, C]; without a batch it is a view that autograd follows by itself.
-  const Tensor out = Voxelize::apply(
-      space.batched ? *features : features->unsqueeze(0), space.batched ? points : points.unsqueeze(0), origin.vec(),
-      voxel_size.vec(), grid_size.vec(), std::string(reduce), lengths);
-  return space.batched ? out : out.squeeze(0);
+  if (points.dim() == 3) return apply(*features, points);
+  check_voxelize("voxelize", {true, false}, points, features, origin, voxel_size, grid_size, reduce, -1, lengths);
+  return apply(features->unsqueeze(0), points.unsqueeze(0)).squeeze(0);
 }
 
 Tensor voxelize_tangent(

@@ -214,15 +214,16 @@ fn written(op: &str, text: &str, channels: usize) -> Result<Vec<Group>> {
         Mode::parse(name)
             .ok_or_else(|| Error::Value(format!("{op}: mode must be made of {}, got \"{name}\"", Mode::names())))
     };
-    let whole = |mode: Mode, width: usize, found: &str| {
+    let whole = |mode: Mode, width: usize, found: &dyn Fn() -> String| {
         if width.is_multiple_of(mode.width()) {
             return Ok(());
         }
+        let found = found();
         Err(Error::Value(format!("{op}: mode must give slerp whole quaternions of 4 channels, got {found}")))
     };
     if is_plain(text) {
         let mode = mode_of(text)?;
-        whole(mode, channels, &format!("\"{text}\" for {channels} channels"))?;
+        whole(mode, channels, &|| format!("\"{text}\" for {channels} channels"))?;
         return Ok(vec![Group { mode, channels: 0..channels }]);
     }
     let grammar =
@@ -252,9 +253,9 @@ fn written(op: &str, text: &str, channels: usize) -> Result<Vec<Group>> {
         )));
     }
     for group in &groups {
-        let written =
-            if text.ends_with('*') { format!("\"{text}\" for {channels} channels") } else { format!("\"{text}\"") };
-        whole(group.mode, group.channels.len(), &written)?;
+        whole(group.mode, group.channels.len(), &|| {
+            if text.ends_with('*') { format!("\"{text}\" for {channels} channels") } else { format!("\"{text}\"") }
+        })?;
     }
     Ok(groups)
 }

@@ -22,10 +22,24 @@ impl<'a> From<&'a str> for Caller<'a> {
     }
 }
 
+/// An argument's name: `values`, or `values[1]` of the second stream; written out only for an error.
+#[derive(Clone, Copy, Debug)]
+pub struct Argument<'a> {
+    name: &'a str,
+    stream: Option<usize>,
+}
+
+impl fmt::Display for Argument<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)?;
+        self.stream.map_or(Ok(()), |stream| write!(f, "[{stream}]"))
+    }
+}
+
 impl Caller<'_> {
-    /// An argument's name: `values`, or `values[1]` of the second stream.
-    pub fn argument(&self, name: &str) -> String {
-        self.stream.map_or(name.to_owned(), |stream| format!("{name}[{stream}]"))
+    /// The argument of that name.
+    pub fn argument<'a>(&self, name: &'a str) -> Argument<'a> {
+        Argument { name, stream: self.stream }
     }
 
     fn of_stream(&self) -> impl fmt::Display {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,6 +12,15 @@ from torch.utils import _pytree
 from robocache import _library
 
 _library.require()
+
+# Finding an operator by its name and reading keyword arguments are a good part of a tiny call: the functions below look
+# up once, and pass what differs from the schema's defaults.
+_ops = torch.ops.robocache
+_resample: Callable[..., Tensor] = _ops.resample.default
+_resample_mask: Callable[..., Tensor] = _ops.resample_mask.default
+_fuse: Callable[..., Tensor] = _ops.fuse.default
+_voxelize: Callable[..., Tensor] = _ops.voxelize.default
+_voxelize_sparse: Callable[..., tuple[Tensor, ...]] = _ops.voxelize_sparse.default
 
 __all__ = ["SparseVoxels", "fuse", "resample", "resample_mask", "voxelize", "voxelize_sparse"]
 
@@ -101,10 +110,11 @@ def resample(
         >>> robocache.resample(turned, torch.tensor([0.0, 3.0]), torch.tensor([1.0]), mode="slerp")
         tensor([[0.0000, 0.0000, 0.5000, 0.8660]])
     """
-    result: Tensor = torch.ops.robocache.resample(
-        values, source_times, target_times, mode=mode, outside=outside, source_lengths=source_lengths
-    )
-    return result
+    if source_lengths is None and outside == "hold":
+        if mode == "linear":
+            return _resample(values, source_times, target_times)
+        return _resample(values, source_times, target_times, mode=mode)
+    return _resample(values, source_times, target_times, mode=mode, outside=outside, source_lengths=source_lengths)
 
 
 def resample_mask(
@@ -145,10 +155,11 @@ def resample_mask(
         >>> robocache.resample_mask(gps_times, clock, max_gap=1.5)
         tensor([False,  True,  True, False,  True])
     """
-    result: Tensor = torch.ops.robocache.resample_mask(
-        source_times, target_times, max_gap=max_gap, source_lengths=source_lengths
-    )
-    return result
+    if source_lengths is None:
+        if max_gap is None:
+            return _resample_mask(source_times, target_times)
+        return _resample_mask(source_times, target_times, max_gap=max_gap)
+    return _resample_mask(source_times, target_times, max_gap=max_gap, source_lengths=source_lengths)
 
 
 def fuse(
@@ -203,10 +214,12 @@ def fuse(
                 [ 0.5000, -3.1416,  0.0000],
                 [ 1.0000, -3.0000,  1.0000]])
     """
-    result: Tensor = torch.ops.robocache.fuse(
-        list(values), list(source_times), target_times, mode=mode, outside=outside, source_lengths=source_lengths
-    )
-    return result
+    streams, times = list(values), list(source_times)
+    if source_lengths is None and outside == "hold":
+        if mode == "linear":
+            return _fuse(streams, times, target_times)
+        return _fuse(streams, times, target_times, mode=mode)
+    return _fuse(streams, times, target_times, mode=mode, outside=outside, source_lengths=source_lengths)
 
 
 class SparseVoxels(NamedTuple):
@@ -299,10 +312,9 @@ def voxelize(
         tensor([[[0.0000, 5.0000],
                  [1.5000, 0.0000]]])
     """
-    result: Tensor = torch.ops.robocache.voxelize(
-        points, features, origin, voxel_size, grid_size, reduce=reduce, lengths=lengths
-    )
-    return result
+    if lengths is None:
+        return _voxelize(points, features, origin, voxel_size, grid_size, reduce=reduce)
+    return _voxelize(points, features, origin, voxel_size, grid_size, reduce=reduce, lengths=lengths)
 
 
 def voxelize_sparse(
@@ -366,7 +378,10 @@ def voxelize_sparse(
         >>> voxels.values.flatten(), voxels.counts, voxels.point_voxel
         (tensor([5.0000, 1.5000]), tensor([1, 2], dtype=torch.int32), tensor([ 1,  0,  1, -1]))
     """
-    found = torch.ops.robocache.voxelize_sparse(
-        points, features, origin, voxel_size, grid_size, reduce=reduce, capacity=capacity, lengths=lengths
-    )
+    if lengths is None and reduce == "mean":
+        found = _voxelize_sparse(points, features, origin, voxel_size, grid_size, capacity=capacity)
+    else:
+        found = _voxelize_sparse(
+            points, features, origin, voxel_size, grid_size, reduce=reduce, capacity=capacity, lengths=lengths
+        )
     return SparseVoxels(*found)
