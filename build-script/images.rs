@@ -50,6 +50,9 @@ pub fn compile(nvrtc: &Nvrtc, folder: &Path, out: &Path, only: &[u32]) -> Result
         cubins.into_iter().map(|number| ("Sm", "sm", number)).chain([("Compute", "compute", PTX)]).collect();
     if !only.is_empty() {
         targets.retain(|(variant, _, number)| *variant == "Sm" && only.contains(number));
+        if targets.len() != only.len() {
+            return Err(format!("ROBOCACHE_CUDA must be 0 or some of {CUBINS:?} that this NVRTC knows, got {only:?}"));
+        }
     }
     let jobs: Vec<_> = sources.iter().flat_map(|source| targets.iter().map(move |target| (source, *target))).collect();
 

@@ -12,7 +12,7 @@ const VECTORS: u64 = 4 * PLAIN_BLOCK as u64;
 /// Multiprocessors of an H200; of an A100 108, of a B200 148. Where blocks are fewer they are made smaller.
 pub const MULTIPROCESSORS: u64 = 132;
 /// Blocks that are resident at once, at 3 a multiprocessor. A launch of more has blocks of twice the work, which halves
-/// what is spent on source times (measured on an H100: 1.04 times faster at 256x1000x512 -> 500).
+/// what is spent on source times.
 const RESIDENT: u64 = 3 * MULTIPROCESSORS;
 /// Rows of the batch up to which each has blocks of its own, however little they do: all are resident at once.
 const BATCH_OF_BLOCKS: u64 = 2 * MULTIPROCESSORS;
