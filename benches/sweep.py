@@ -35,6 +35,7 @@ DTYPES = (torch.float32, torch.bfloat16)
 CLOUDS = (("voxelize", "occupancy"), ("voxelize", "mean"), ("voxelize_sparse", "mean"))
 LEAST_LIMIT = 1 << 20
 CPU_BYTES, CUDA_BYTES = 300_000_000, 8_000_000_000
+FEW_POINTS = 1e-4  # of elements that may differ where points lie on the sides of voxels
 COLD_COPIES = 3  # beyond these a case of more bytes than the cache is cold
 
 
@@ -174,17 +175,27 @@ def agreeing(case: Case, data: object, calls: dict[str, Callable[..., object]]) 
     for name, call in calls.items():
         with peers.attempt(name, case):
             answers[name] = call(data)
-    few = 2e-2 if case.dtype.itemsize == 2 else 1e-3
     ours = as_tuple(answers["robocache"])
+    agree = {}
     for name, answer in answers.items():
-        for found, near in zip(ours, as_tuple(answer), strict=False):
-            if found.is_floating_point():
-                torch.testing.assert_close(
-                    found, near, rtol=few, atol=few, msg=lambda text, n=name: f"{case}, {n}: {text}"
-                )
-            elif not torch.equal(found, near):
-                raise ValueError(f"{case}: robocache and {name} must agree")
-    return {name: calls[name] for name in answers}
+        wrong = max(far(found, near) / max(found.numel(), 1) for found, near in zip(ours, as_tuple(answer), strict=False))
+        if wrong <= (FEW_POINTS if isinstance(case, clouds.Case) else 0):
+            agree[name] = calls[name]
+        elif name == "torch eager":
+            raise ValueError(f"{case}: robocache and {name} must agree, {100 * wrong:.3g} % of the elements do not")
+        else:
+            print(f"{name} differs at {case} in {100 * wrong:.3g} % of the elements and is not timed")
+    return agree
+
+
+def far(found: torch.Tensor, near: torch.Tensor) -> int:
+    """How many elements are not what another implementation found, beyond what rounding explains."""
+    if found.shape != near.shape:
+        return max(found.numel(), 1)
+    if not found.is_floating_point():
+        return int((found != near).sum())
+    few = 2e-2 if found.dtype.itemsize == 2 else 1e-3
+    return int((~torch.isclose(found, near, rtol=few, atol=few)).sum())
 
 
 def as_tuple(answer: object) -> tuple[torch.Tensor, ...]:

@@ -118,6 +118,7 @@ template <class Chunk, bool WHOLE = sizeof(Chunk) == 16>
 struct Packed {
   Chunk chunk;
   __device__ void load(const void* from) { chunk = *static_cast<const Chunk*>(from); }
+  __device__ void load_in(const void* from, int) { load(from); }
   __device__ void store(void* to) const { *static_cast<Chunk*>(to) = chunk; }
   __device__ void store_in(void* to, int) const { store(to); }
   __device__ Chunk unpack() const { return chunk; }
@@ -128,6 +129,17 @@ template <class Chunk>
 struct Packed<Chunk, true> {
   uint4 words;
   __device__ void load(const void* from) { words = __ldg(static_cast<const uint4*>(from)); }
+  // In loads of 16, 8 or 4 bytes, from where no more are aligned.
+  __device__ void load_in(const void* from, int bytes) {
+    if (bytes == 16) return load(from);
+    const unsigned* in = static_cast<const unsigned*>(from);
+    if (bytes == 8) {
+      const uint2 low = __ldg(reinterpret_cast<const uint2*>(in)), high = __ldg(reinterpret_cast<const uint2*>(in + 2));
+      words = uint4{low.x, low.y, high.x, high.y};
+      return;
+    }
+    words = uint4{__ldg(in), __ldg(in + 1), __ldg(in + 2), __ldg(in + 3)};
+  }
   __device__ void store(void* to) const { *static_cast<uint4*>(to) = words; }
   // In stores of 16, 8 or 4 bytes, to where no more are aligned.
   __device__ void store_in(void* to, int bytes) const {

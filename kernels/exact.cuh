@@ -44,6 +44,17 @@ __device__ inline double rounded<double>(double sum, double count) {
   return __ddiv_rn(sum, count);
 }
 
+// A value over a number of points, rounded once. With so few points that the exact quotient lies further from where an
+// element's rounding changes than an f32 errs, the f32 quotient rounds to the same.
+constexpr int FEW = 1024;
+template <class V>
+__device__ V divided(V value, int count) {
+  if constexpr (sizeof(V) < 8) {
+    if (count <= FEW) return Element<V>::narrow(__fdiv_rn(Element<V>::widen(value), static_cast<float>(count)));
+  }
+  return rounded<V>(to_f64(value), count);
+}
+
 // A number as its leading 64 bits: bits * 2^exponent, and whether there is something below.
 struct Leading {
   u64 bits;

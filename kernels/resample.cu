@@ -1,11 +1,10 @@
 // Resampling of rows of channels: forward, its derivatives, and the gathering backward.
 //
 // A row's bracket is found once. What its channels become is in rows_plain.cuh and rows_curved.cuh, how gradients come
-// back in gather.cuh, and what curves do in blend_*.cuh.
+// back in gather_*.cuh, and what curves do in blend_*.cuh.
 
-#include "gather.cuh"
-#include "rows_curved.cuh"
-#include "rows_plain.cuh"
+#include "gather_curved.cuh"
+#include "gather_plain.cuh"
 
 using namespace robocache;
 
@@ -37,22 +36,27 @@ static_assert(sizeof(ResampleTimeGradParams) == 3760, "mirrors ops::resample::cu
 struct ResampleBracketParams {
   Timeline times;
   Bracket* brackets;  // [rows, T]
-  int* disorder;      // for each ORDER_TILE of them not 0 where some do not lie as `first_from` takes it
   i64 rows;           // distinct rows
   int spans;          // the spans beside the brackets are asked for too
   int pad;
 };
-static_assert(sizeof(ResampleBracketParams) == 128, "mirrors ops::resample::cuda::BracketParams");
+static_assert(sizeof(ResampleBracketParams) == 120, "mirrors ops::resample::cuda::BracketParams");
 
 struct ResampleOrderParams {
   const Bracket* brackets;  // [rows, T]
   i64* order;               // [rows, T]: targets in ascending (bracket, target) order
   i64* scratch;             // [rows, T]
   i64* starts;              // [rows, S + 1]: places whose bracket begins before a sample
-  const int* disorder;      // as in ResampleBracketParams; null: every row is put in order
   i64 targets, samples;
 };
-static_assert(sizeof(ResampleOrderParams) == 56, "mirrors ops::resample::cuda::OrderParams");
+static_assert(sizeof(ResampleOrderParams) == 48, "mirrors ops::resample::cuda::OrderParams");
+
+struct ResampleDisorderParams {
+  Timeline times;
+  int* disorder;  // for each ORDER_TILE targets of all distinct rows not 0 where some do not ascend
+  i64 rows;       // distinct rows
+};
+static_assert(sizeof(ResampleDisorderParams) == 112, "mirrors ops::resample::cuda::DisorderParams");
 
 namespace {
 
@@ -87,44 +91,27 @@ __device__ void time_gradient_rows(const ResampleTimeGradParams& p) {
   if (lane == 0) static_cast<T*>(p.output)[row] = static_cast<T>(sum);
 }
 
-// Whether a target lies beside its neighbours in time and in its bracket as `first_from` takes it: not where targets do
-// not ascend or are NaN, nor past an end whose line goes on.
-template <class Times, class T>
-__device__ bool is_in_order(const Times& samples, const Bracket& bracket, T target, T previous) {
-  const i64 left = bracket.left;
-  if (!(previous <= target)) return false;
-  if (left > 0 && target < samples.at(left)) return false;
-  return left + 1 >= samples.count || target < samples.at(left + 1);
+// Threads: one for each target of the distinct rows.
+template <class T>
+__device__ void bracket_rows(const ResampleBracketParams& p) {
+  const i64 place = i64{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (place >= p.rows * p.times.targets) return;
+  const i64 row = quotient(place, p.times.targets);
+  const T target = target_of<T>(p.times, row, place - row * p.times.targets);
+  const Samples<T> samples = samples_of<T>(p.times, row);
+  p.brackets[place] = bracket_at(samples, target, bound<UP_TO>(samples, target), p.times.outside, p.spans != 0);
 }
 
 // Threads: one for each target of the distinct rows.
 template <class T>
-__device__ void bracket_rows(const ResampleBracketParams& p) {
-  alignas(16) __shared__ u64 pivots[PIVOTS];
-  const i64 all = p.rows * p.times.targets, first = i64{blockIdx.x} * ORDER_TILE, place = first + threadIdx.x;
-  const bool real = place < all;
-  const i64 last = first + ORDER_TILE < all ? first + ORDER_TILE - 1 : all - 1;
-  const i64 of_first = quotient(first, p.times.targets);
-  const bool alike = of_first == quotient(last, p.times.targets);
-  const i64 row = alike ? of_first : quotient(real ? place : first, p.times.targets);
-  const i64 column = (real ? place : first) - row * p.times.targets;
-  const T target = target_of<T>(p.times, row, column);
-  const T previous = column > 0 ? target_of<T>(p.times, row, column - 1) : target;
-  const Samples<T> samples = samples_of<T>(p.times, row);
-  bool in_order = true;
-  const auto find = [&](const auto& times) {
-    const Bracket bracket = bracket_at(times, target, bound<UP_TO>(times, target), p.times.outside, p.spans != 0);
-    p.brackets[place] = bracket;
-    in_order = is_in_order(times, bracket, target, previous);
-  };
-  if (alike) {
-    const Staged<T> staged = stage(samples, reinterpret_cast<T*>(pivots));
-    __syncthreads();
-    if (real) find(staged);
-  } else if (real) {
-    find(samples);
+__device__ void disorder_rows(const ResampleDisorderParams& p) {
+  const i64 place = i64{blockIdx.x} * ORDER_TILE + threadIdx.x;
+  bool found = false;
+  if (place < p.rows * p.times.targets) {
+    const i64 row = quotient(place, p.times.targets);
+    found = descends(targets_of<T>(p.times, row), place - row * p.times.targets);
   }
-  const int disorder = __syncthreads_or(!in_order);
+  const int disorder = __syncthreads_or(found);
   if (threadIdx.x == 0) p.disorder[blockIdx.x] = disorder;
 }
 
@@ -157,12 +144,11 @@ __device__ void resample_tangent(const ResampleTangentParams& p) {
 
 }  // namespace
 
-// Threads: one block for each distinct row that has to be put in order. Ascending brackets need no sorting; others are merged, run by run, by
+// Threads: one block for each distinct row. Ascending brackets need no sorting; others are merged, run by run, by
 // counting for each target how many of the neighbouring run come before it, which keeps equal brackets in target order.
 extern "C" __global__ void __launch_bounds__(256) resample_order(const __grid_constant__ ResampleOrderParams p) {
   begin();
   const i64 row = blockIdx.x;
-  if (p.disorder != nullptr && ascends<true>(p.disorder, row, p.targets)) return;
   const Bracket* brackets = p.brackets + row * p.targets;
   i64* from = p.order + row * p.targets;
   i64* to = p.scratch + row * p.targets;
@@ -259,25 +245,32 @@ CURVED(bf16, __nv_bfloat16)
 TIME_GRAD_ALL(f64, double)
 TIME_GRAD_ALL(f32, float)
 
-KERNEL(resample_bracket_f64, ResampleBracketParams, ORDER_TILE, bracket_rows<double>)
-KERNEL(resample_bracket_f32, ResampleBracketParams, ORDER_TILE, bracket_rows<float>)
-KERNEL(resample_bracket_i64, ResampleBracketParams, ORDER_TILE, bracket_rows<long long>)
+KERNEL(resample_bracket_f64, ResampleBracketParams, 256, bracket_rows<double>)
+KERNEL(resample_bracket_f32, ResampleBracketParams, 256, bracket_rows<float>)
+KERNEL(resample_bracket_i64, ResampleBracketParams, 256, bracket_rows<long long>)
+KERNEL(resample_disorder_f64, ResampleDisorderParams, ORDER_TILE, disorder_rows<double>)
+KERNEL(resample_disorder_f32, ResampleDisorderParams, ORDER_TILE, disorder_rows<float>)
+KERNEL(resample_disorder_i64, ResampleDisorderParams, ORDER_TILE, disorder_rows<long long>)
 
-// Few targets a source row want many rows in flight, many targets a row many of those.
-#define GATHER(NAME, DEPTH, BLOCKS, V, N)                                      \
-  extern "C" __global__ void __launch_bounds__(PLAIN_BLOCK, BLOCKS)            \
-      NAME(const __grid_constant__ ResampleBackwardParams p) {                 \
-    begin();                                                                   \
-    backward_rows<V, N, DEPTH>(p);                                             \
+#define BACKWARD(TIME, T, VALUE, V)                                                         \
+  extern "C" __global__ void __launch_bounds__(PLAIN_BLOCK, sizeof(V) == 8 ? 2 : 4)         \
+      resample_backward_##TIME##_##VALUE(const __grid_constant__ ResampleBackwardParams p) { \
+    begin();                                                                                \
+    backward_rows<T, V>(p);                                                                 \
   }
-#define BACKWARD(VALUE, V)                                                                                  \
-  GATHER(resample_backward_##VALUE, 3, sizeof(V) == 8 ? 3 : 4, V, 1)                                        \
-  GATHER(resample_backward_##VALUE##_wide, 3, sizeof(V) == 8 ? 3 : 4, V, WIDE<V>)                           \
-  GATHER(resample_backward_##VALUE##_deep, 8, 2, V, 1)                                                      \
-  GATHER(resample_backward_##VALUE##_wide_deep, 8, 2, V, WIDE<V>)                                           \
-  KERNEL(resample_backward_curved_##VALUE, ResampleBackwardParams, 128, curved_backward_rows<V, false>)     \
+#define BACKWARD_ALL(TIME, T)    \
+  BACKWARD(TIME, T, f64, double) \
+  BACKWARD(TIME, T, f32, float)  \
+  BACKWARD(TIME, T, f16, __half) \
+  BACKWARD(TIME, T, bf16, __nv_bfloat16)
+BACKWARD_ALL(f64, double)
+BACKWARD_ALL(f32, float)
+BACKWARD_ALL(i64, long long)
+
+#define BACKWARD_CURVED(VALUE, V)                                                                       \
+  KERNEL(resample_backward_curved_##VALUE, ResampleBackwardParams, 128, curved_backward_rows<V, false>) \
   KERNEL(resample_curvature_##VALUE, ResampleBackwardParams, 128, curved_backward_rows<V, true>)
-BACKWARD(f64, double)
-BACKWARD(f32, float)
-BACKWARD(f16, __half)
-BACKWARD(bf16, __nv_bfloat16)
+BACKWARD_CURVED(f64, double)
+BACKWARD_CURVED(f32, float)
+BACKWARD_CURVED(f16, __half)
+BACKWARD_CURVED(bf16, __nv_bfloat16)

@@ -40,12 +40,27 @@ enum Pick : unsigned {
   SHIFTED = 32    // the first sample read is `left + 1`
 };
 
+// What modes can make of a bracket, as bits.
+template <class Compute, bool SLOPE>
+__device__ unsigned flags_of(const Bracket& bracket) {
+  if (SLOPE) return bracket.rate != 0.0 ? BLENDS : 0u;
+  unsigned flags = bracket.fill == ZERO ? IS_ZERO : (bracket.fill == NOT_A_NUMBER ? IS_NAN : 0u);
+  if (static_cast<Compute>(bracket.weight) != Compute(0) && flags == 0) flags |= BLENDS;
+  if (copied(bracket, NEXT) != bracket.left) flags |= NEXT_IS_RIGHT;
+  if (copied(bracket, NEAREST) != bracket.left) flags |= NEAREST_IS_RIGHT;
+  return flags;
+}
+
+// Whether a mode that copies takes the sample after `left`.
+__device__ inline bool copies_right(unsigned flags, int mode) {
+  return (flags & (mode == NEXT ? NEXT_IS_RIGHT : (mode == NEAREST ? NEAREST_IS_RIGHT : 0u))) != 0;
+}
+
 template <class V, bool SLOPE>
 __device__ unsigned pick(unsigned flags, int mode) {
   const unsigned both = !IS_RAW<V> && mode == LINEAR ? flags & BLENDS : 0u;
   if (SLOPE) return both != 0 ? both : ZEROS;
-  const unsigned right = mode == NEXT ? NEXT_IS_RIGHT : (mode == NEAREST ? NEAREST_IS_RIGHT : 0u);
-  return (flags & (IS_ZERO | IS_NAN)) | both | ((flags & right) != 0 ? SHIFTED : 0u);
+  return (flags & (IS_ZERO | IS_NAN)) | both | (copies_right(flags, mode) ? SHIFTED : 0u);
 }
 
 template <class V, bool SLOPE>
@@ -53,14 +68,7 @@ __device__ RowWork<typename Element<V>::Compute> work_of(const Rows& p, const Br
   using Compute = typename Element<V>::Compute;
   const i64 source = batch * p.values.batch_step + bracket.left * p.values.row_step;
   const Compute weight = static_cast<Compute>(SLOPE ? bracket.rate : bracket.weight);
-  unsigned flags = bracket.fill == ZERO ? IS_ZERO : (bracket.fill == NOT_A_NUMBER ? IS_NAN : 0u);
-  if (SLOPE) {
-    flags = bracket.rate != 0.0 ? BLENDS : 0u;
-  } else {
-    if (weight != Compute(0) && flags == 0) flags |= BLENDS;
-    if (copied(bracket, NEXT) != bracket.left) flags |= NEXT_IS_RIGHT;
-    if (copied(bracket, NEAREST) != bracket.left) flags |= NEAREST_IS_RIGHT;
-  }
+  const unsigned flags = flags_of<Compute, SLOPE>(bracket);
   // Channels of one mode are made alike: the row's pick, once.
   if (SLOPE || p.mode < 0) return {source, weight, flags};
   const unsigned all = pick<V, SLOPE>(flags, p.mode);

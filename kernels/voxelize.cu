@@ -191,8 +191,9 @@ __device__ void spread(const VoxelizeSpreadParams& p) {
     const int count = __shfl_sync(ALL_LANES, number, point);
     if (at >= elements) continue;
     const i64 channel = at - point * p.channels;
-    const double sent = cell < 0 ? 0 : to_f64(grad[channel * p.channel_stride + cell * p.cell_stride]);
-    output[at] = rounded<V>(sent, count);
+    V sent = narrow_from<V>(0.0);
+    if (cell >= 0) sent = grad[channel * p.channel_stride + cell * p.cell_stride];
+    output[at] = count > 1 ? divided(sent, count) : sent;
   }
 }
 

@@ -58,6 +58,13 @@ struct Part {
   i64 first;
   int channels;
 
+  // Neighbouring threads take the 2^group_bits groups of channels of a row, no more than are there.
+  __device__ int group_bits() const {
+    int wide = 0;
+    while (GROUP<V> << wide < channels) ++wide;
+    return wide;
+  }
+
   // Calls `visit(to, at, rows)` for four neighbouring rows of a channel, of which `rows` are in the grid.
   template <class Visit>
   __device__ void by_fours(const Visit& visit) const {
@@ -157,16 +164,16 @@ struct Stage<V, true> {
 // The listed rows of many points, by warps. `row_of(place)` is a row by its place in the tile.
 template <class V, class Reduced, class RowOf>
 __device__ __noinline__ void reduce_many(
-    const VoxelizeRowsParams& p, i64 cloud, int bits, const List& list, V* staged, i64 first, bool whole,
-    RowOf row_of) {
-  const int group_bits = TILE_BITS - bits, all = list.size << group_bits, lane = threadIdx.x % WARP;
+    const VoxelizeRowsParams& p, i64 cloud, int bits, int group_bits, const List& list, V* staged, i64 first,
+    bool aligned, RowOf row_of) {
+  const int all = list.size << group_bits, lane = threadIdx.x % WARP;
   for (int each = threadIdx.x / WARP; each < all; each += WARPS) {
     const int place = list.places[each >> group_bits], group = each & ((1 << group_bits) - 1);
     const i64 channel = first + group * GROUP<V>;
     if (channel >= p.channels) continue;
     const Row row = row_of(place);
     const Stage<V, Reduced::SENDS> stage{p, cloud, channel, staged, (group * GROUP<V>) << bits | place, bits};
-    if (row.count > ALONE) reduce_together<V, Reduced>(p, row, channel, whole, lane, stage);
+    if (row.count > ALONE) reduce_together<V, Reduced>(p, row, channel, aligned, lane, stage);
   }
 }
 
@@ -177,24 +184,23 @@ __device__ void reduce_list(
     const VoxelizeRowsParams& p, const Tile& tile, int bits, const List& list, bool many, V* staged,
     const RowOf& row_of) {
   if (Reduced::SENDS && list.size == 0) return;
-  const int group_bits = TILE_BITS - bits;  // groups of channels in a part
-  const bool whole = is_whole<V>(p);
+  const bool aligned = is_aligned<V>(p);
   by_parts<V>(p, tile, bits, [&](const Part<V>& part) {
     if constexpr (Reduced::SENDS) {
       part.read(
           staged, [&](int place) { return list.occupied[place / EACH] != 0; }, [](int, V grad) { return grad; });
       __syncthreads();
     }
-    const int all = list.size << group_bits;
+    const int group_bits = part.group_bits(), all = list.size << group_bits;
     for (int each = threadIdx.x; each < all; each += BLOCK) {
       const int place = list.places[each >> group_bits], group = each & ((1 << group_bits) - 1);
       const i64 channel = part.first + group * GROUP<V>;
       if (channel >= p.channels) continue;
       const Row row = row_of(place);
       const Stage<V, Reduced::SENDS> stage{p, tile.cloud, channel, staged, (group * GROUP<V>) << bits | place, bits};
-      if (row.count <= ALONE) reduce_alone<V, Reduced>(p, row, channel, whole, stage);
+      if (row.count <= ALONE) reduce_alone<V, Reduced>(p, row, channel, aligned, stage);
     }
-    if (many) reduce_many<V, Reduced>(p, tile.cloud, bits, list, staged, part.first, whole, row_of);
+    if (many) reduce_many<V, Reduced>(p, tile.cloud, bits, group_bits, list, staged, part.first, aligned, row_of);
     __syncthreads();
     if constexpr (!Reduced::SENDS) {
       part.write(staged, list);

@@ -72,19 +72,19 @@ __device__ void reduce_sparse(const VoxelizeRowsParams& p) {
   const int lane = threadIdx.x % WARP;
   const i64 groups = (p.channels + GROUP<V> - 1) / GROUP<V>, all = p.rows * groups;
   const i64 mine = static_cast<i64>(blockIdx.x) * BLOCK + threadIdx.x;
-  const bool whole = is_whole<V>(p);
+  const bool aligned = is_aligned<V>(p);
   bool many = false;
   if (mine < all) {
     const i64 place = mine / groups, channel = (mine - place * groups) * GROUP<V>;
     const Row row = sparse_row(p, place);
     many = row.count > ALONE;
-    if (!many) reduce_alone<V, Reduced>(p, row, channel, whole, Keep<V, Reduced::SENDS>(p, row, channel));
+    if (!many) reduce_alone<V, Reduced>(p, row, channel, aligned, Keep<V, Reduced::SENDS>(p, row, channel));
   }
   for (unsigned waiting = __ballot_sync(ALL_LANES, many); waiting != 0; waiting &= waiting - 1) {
     const i64 item = mine - lane + __ffs(static_cast<int>(waiting)) - 1;
     const i64 place = item / groups, channel = (item - place * groups) * GROUP<V>;
     const Row row = sparse_row(p, place);
-    reduce_together<V, Reduced>(p, row, channel, whole, lane, Keep<V, Reduced::SENDS>(p, row, channel));
+    reduce_together<V, Reduced>(p, row, channel, aligned, lane, Keep<V, Reduced::SENDS>(p, row, channel));
   }
 }
 

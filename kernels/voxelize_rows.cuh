@@ -46,59 +46,94 @@ struct Row {
   }
 };
 
-// Neighbouring channels of a cloud's features, N in one access.
-template <class V, int N>
+// Neighbouring channels of a cloud's features: a group that is WHOLE is one access, of others each channel.
+template <class V, bool WHOLE>
 struct Features {
-  using Chunk = Vector<V, N>;
+  using Chunk = Vector<V, GROUP<V>>;
   const V* first;
-  i64 point_stride;
+  i64 point_stride, channel_stride;
+  int count;  // channels that are left
 
-  __device__ Features(const void* features, const i64 (&strides)[3], i64 cloud, i64 channel)
-      : first(element<V>(features, cloud * strides[0] + channel * strides[2])), point_stride(strides[1]) {}
+  __device__ Features(const VoxelizeRowsParams& p, i64 cloud, i64 channel) {
+    const i64* strides = p.features_strides;
+    first = element<V>(p.features, cloud * strides[0] + channel * strides[2]);
+    point_stride = strides[1];
+    channel_stride = strides[2];
+    count = p.channels - channel < GROUP<V> ? static_cast<int>(p.channels - channel) : GROUP<V>;
+  }
 
+  __device__ bool has(int k) const { return WHOLE || k < count; }
+
+  __device__ V at(i64 point) const { return first[point * point_stride]; }
+
+  // Channels past the last are zero.
   __device__ Chunk load(i64 point) const {
-    Packed<Chunk> packed;
-    packed.load(first + point * point_stride);
-    return packed.unpack();
+    const V* from = first + point * point_stride;
+    if constexpr (WHOLE) {
+      Packed<Chunk> packed;
+      packed.load(from);
+      return packed.unpack();
+    } else {
+      Chunk chunk;
+#pragma unroll
+      for (int k = 0; k < GROUP<V>; ++k) chunk.at[k] = has(k) ? from[k * channel_stride] : narrow_from<V>(0.0);
+      return chunk;
+    }
   }
 };
 
-// Groups of channels are one access each.
+// Groups of channels can be one access each.
 template <class V>
-__device__ bool is_whole(const VoxelizeRowsParams& p) {
+__device__ bool is_aligned(const VoxelizeRowsParams& p) {
   const i64* strides = p.features_strides;
-  return strides[2] == 1 && strides[1] % GROUP<V> == 0 && strides[0] % GROUP<V> == 0 && p.channels % GROUP<V> == 0 &&
+  return strides[2] == 1 && strides[1] % GROUP<V> == 0 && strides[0] % GROUP<V> == 0 &&
          reinterpret_cast<u64>(p.features) % sizeof(Vector<V, GROUP<V>>) == 0;
 }
 
 template <class V>
 __device__ __noinline__ V sum_exactly(const VoxelizeRowsParams& p, Row row, i64 channel) {
-  const Features<V, 1> features(p.features, p.features_strides, row.cloud, channel);
+  const Features<V, false> features(p, row.cloud, channel);
   Adder<V> adder;
-  for (int index = 0; index < row.count; ++index) adder.add(to_f64(features.load(row.point(p, index)).at[0]));
+  for (int index = 0; index < row.count; ++index) adder.add(to_f64(features.at(row.point(p, index))));
   return adder.finish(p.mean != 0 ? row.count : 1);
 }
 
 template <class V>
 __device__ __noinline__ V sum_exactly_together(const VoxelizeRowsParams& p, Row row, i64 channel, int lane) {
-  const Features<V, 1> features(p.features, p.features_strides, row.cloud, channel);
+  const Features<V, false> features(p, row.cloud, channel);
   Adder<V> adder;
-  for (int index = lane; index < row.count; index += WARP)
-    adder.add(to_f64(features.load(row.point(p, index)).at[0]));
+  for (int index = lane; index < row.count; index += WARP) adder.add(to_f64(features.at(row.point(p, index))));
   adder.add_lanes();
   return adder.finish(p.mean != 0 ? row.count : 1);
 }
 
-// The sums or means of a row and N channels; `keep(k, sum)` takes that of each, `k` from `from` on.
+// Calls `Reduced::alone` or `together` for a row and a group of channels, which is one access where it can be.
+template <class V, class Reduced, class Keep>
+__device__ void reduce_alone(
+    const VoxelizeRowsParams& p, const Row& row, i64 channel, bool aligned, const Keep& keep) {
+  if (aligned && channel + GROUP<V> <= p.channels)
+    Reduced::alone(p, row, channel, Features<V, true>(p, row.cloud, channel), keep);
+  else Reduced::alone(p, row, channel, Features<V, false>(p, row.cloud, channel), keep);
+}
+
+template <class V, class Reduced, class Keep>
+__device__ void reduce_together(
+    const VoxelizeRowsParams& p, const Row& row, i64 channel, bool aligned, int lane, const Keep& keep) {
+  if (aligned && channel + GROUP<V> <= p.channels)
+    Reduced::together(p, row, channel, Features<V, true>(p, row.cloud, channel), lane, keep);
+  else Reduced::together(p, row, channel, Features<V, false>(p, row.cloud, channel), lane, keep);
+}
+
+// The sums or means of a row and a group of channels; `keep(k, sum)` takes that of each.
 template <class V>
 struct Summed {
   static constexpr bool SENDS = false;
+  static constexpr int N = GROUP<V>;
 
   // Adds every `step`th point from `first` on; the loads of FLIGHT of them do not wait for each other.
-  template <int FLIGHT, int N>
+  template <int FLIGHT, class Group>
   static __device__ void add_points(
-      const VoxelizeRowsParams& p, const Row& row, const Features<V, N>& features, int first, int step,
-      Sum (&sums)[N]) {
+      const VoxelizeRowsParams& p, const Row& row, const Group& features, int first, int step, Sum (&sums)[N]) {
     for (int index = first; index < row.count; index += FLIGHT * step) {
       Vector<V, N> chunks[FLIGHT];
 #pragma unroll
@@ -113,9 +148,9 @@ struct Summed {
     }
   }
 
-  template <int N, class Keep>
-  static __device__ void alone(const VoxelizeRowsParams& p, const Row& row, i64 channel, int from, const Keep& keep) {
-    const Features<V, N> features(p.features, p.features_strides, row.cloud, channel + from);
+  template <class Group, class Keep>
+  static __device__ void alone(
+      const VoxelizeRowsParams& p, const Row& row, i64 channel, const Group& features, const Keep& keep) {
     Sum sums[N];
     if (row.count > 0) {
       // A first addition has nothing to lose.
@@ -126,26 +161,28 @@ struct Summed {
     add_points<1>(p, row, features, 1, 1, sums);
     const double count = p.mean != 0 && row.count != 0 ? row.count : 1;
 #pragma unroll
-    for (int k = 0; k < N; ++k)
-      keep(from + k, sums[k].exact ? rounded<V>(sums[k].value, count) : sum_exactly<V>(p, row, channel + from + k));
+    for (int k = 0; k < N; ++k) {
+      if (features.has(k))
+        keep(k, sums[k].exact ? rounded<V>(sums[k].value, count) : sum_exactly<V>(p, row, channel + k));
+    }
   }
 
-  template <int N, class Keep>
+  template <class Group, class Keep>
   static __device__ void together(
-      const VoxelizeRowsParams& p, const Row& row, i64 channel, int from, int lane, const Keep& keep) {
-    const Features<V, N> features(p.features, p.features_strides, row.cloud, channel + from);
+      const VoxelizeRowsParams& p, const Row& row, i64 channel, const Group& features, int lane, const Keep& keep) {
     Sum sums[N];
     add_points<4>(p, row, features, lane, WARP, sums);
 #pragma unroll
     for (int k = 0; k < N; ++k) {
+      if (!features.has(k)) continue;
       bool exact = sums[k].exact;
       for (int step = WARP / 2; step > 0; step /= 2) {
         sums[k].add(__shfl_xor_sync(ALL_LANES, sums[k].value, step));
         exact &= sums[k].exact;
       }
       const V found = __all_sync(ALL_LANES, exact) != 0 ? rounded<V>(sums[k].value, p.mean != 0 ? row.count : 1)
-                                                        : sum_exactly_together<V>(p, row, channel + from + k, lane);
-      if (lane == 0) keep(from + k, found);
+                                                        : sum_exactly_together<V>(p, row, channel + k, lane);
+      if (lane == 0) keep(k, found);
     }
   }
 };
@@ -170,15 +207,15 @@ __device__ inline u64 preference_of(double value, int least) {
   return least != 0 ? ~ascending : ascending;
 }
 
-// The holders of a row's extrema in N channels; `keep` takes what each has, or with SEND its number.
+// The holders of a row's extrema in a group of channels; `keep` takes what each has, or with SEND its number.
 template <class V, bool SEND>
 struct Picked {
   static constexpr bool SENDS = SEND;
+  static constexpr int N = GROUP<V>;
 
-  template <int N>
+  template <class Group>
   static __device__ void meet(
-      const VoxelizeRowsParams& p, const Row& row, i64 channel, int first, int step, Holder (&holders)[N]) {
-    const Features<V, N> features(p.features, p.features_strides, row.cloud, channel);
+      const VoxelizeRowsParams& p, const Row& row, const Group& features, int first, int step, Holder (&holders)[N]) {
     for (int index = first; index < row.count; index += step) {
       const i64 point = row.point(p, index);
       const auto chunk = features.load(point);
@@ -188,18 +225,19 @@ struct Picked {
     }
   }
 
-  template <int N, class Keep>
-  static __device__ void alone(const VoxelizeRowsParams& p, const Row& row, i64 channel, int from, const Keep& keep) {
+  template <class Group, class Keep>
+  static __device__ void alone(
+      const VoxelizeRowsParams& p, const Row& row, i64 channel, const Group& features, const Keep& keep) {
     Holder holders[N];
-    meet(p, row, channel + from, 0, 1, holders);
-    settle(p, row, holders, channel, from, keep);
+    meet(p, row, features, 0, 1, holders);
+    settle(p, row, holders, channel, features, keep);
   }
 
-  template <int N, class Keep>
+  template <class Group, class Keep>
   static __device__ void together(
-      const VoxelizeRowsParams& p, const Row& row, i64 channel, int from, int lane, const Keep& keep) {
+      const VoxelizeRowsParams& p, const Row& row, i64 channel, const Group& features, int lane, const Keep& keep) {
     Holder holders[N];
-    meet(p, row, channel + from, lane, WARP, holders);
+    meet(p, row, features, lane, WARP, holders);
 #pragma unroll
     for (int k = 0; k < N; ++k) {
       for (int step = WARP / 2; step > 0; step /= 2) {
@@ -207,55 +245,31 @@ struct Picked {
         holders[k].meet(preference, __shfl_xor_sync(ALL_LANES, holders[k].point, step));
       }
     }
-    if (lane == 0) settle(p, row, holders, channel, from, keep);
+    if (lane == 0) settle(p, row, holders, channel, features, keep);
   }
 
-  template <int N, class Keep>
+  template <class Group, class Keep>
   static __device__ void settle(
-      const VoxelizeRowsParams& p, const Row& row, const Holder (&holders)[N], i64 channel, int from,
+      const VoxelizeRowsParams& p, const Row& row, const Holder (&holders)[N], i64 channel, const Group& features,
       const Keep& keep) {
     if constexpr (SEND) {
 #pragma unroll
       for (int k = 0; k < N; ++k)
-        if (row.count != 0) keep(from + k, holders[k].point);
+        if (features.has(k) && row.count != 0) keep(k, holders[k].point);
     } else {
       const bool own = p.tangent == nullptr;
       const i64* strides = own ? p.features_strides : p.tangent_strides;
-      const V* read = element<V>(own ? p.features : p.tangent, row.cloud * strides[0] + (channel + from) * strides[2]);
+      const V* read = element<V>(own ? p.features : p.tangent, row.cloud * strides[0] + channel * strides[2]);
 #pragma unroll
       for (int k = 0; k < N; ++k) {
+        if (!features.has(k)) continue;
         // A row without points is zero.
         const V zero = narrow_from<V>(0.0);
-        keep(from + k, row.count == 0 ? zero : read[holders[k].point * strides[1] + k * strides[2]]);
+        keep(k, row.count == 0 ? zero : read[holders[k].point * strides[1] + k * strides[2]]);
       }
     }
   }
 };
-
-// A group of channels of a row by a thread, all together where they are whole.
-template <class V, class Reduced, class Keep>
-__device__ void reduce_alone(
-    const VoxelizeRowsParams& p, const Row& row, i64 channel, bool whole, const Keep& keep) {
-  if (whole) {
-    Reduced::template alone<GROUP<V>>(p, row, channel, 0, keep);
-    return;
-  }
-#pragma unroll 1
-  for (int k = 0; k < GROUP<V> && channel + k < p.channels; ++k) Reduced::template alone<1>(p, row, channel, k, keep);
-}
-
-// The same by a warp.
-template <class V, class Reduced, class Keep>
-__device__ void reduce_together(
-    const VoxelizeRowsParams& p, const Row& row, i64 channel, bool whole, int lane, const Keep& keep) {
-  if (whole) {
-    Reduced::template together<GROUP<V>>(p, row, channel, 0, lane, keep);
-    return;
-  }
-#pragma unroll 1
-  for (int k = 0; k < GROUP<V> && channel + k < p.channels; ++k)
-    Reduced::template together<1>(p, row, channel, k, lane, keep);
-}
 
 // The sum of a block's values before this thread's, and of all; `of_warp` has a place for each warp.
 __device__ inline int before_in_block(int value, int* of_warp, int& all) {

@@ -227,15 +227,17 @@ __device__ void reduce_tile(const VoxelizeTileRowsParams& p) {
   reduce_list<V, Reduced>(p.rows, tile, p.chunks.bits, sorted.list, many, staged, row_of);
 }
 
-// The gradient of a tile's voxels, divided by their points for a mean, goes to all of its points.
+// Groups of channels of a point that neighbouring threads send, so that they fill sectors.
+constexpr int MOST_GROUP_BITS = 2;
+
+// The gradient of a tile's voxels, divided by their points for a mean, goes to all of its points. It is read where a
+// point needs it: the points of a tile share its sectors in the first-level cache.
 template <class V>
 __device__ void spread_tile(const VoxelizeTileRowsParams& p) {
   using Chunk = Vector<V, GROUP<V>>;
   alignas(16) __shared__ int counts[TILE];
-  alignas(16) __shared__ V staged[TILE * GROUP<V>];
   __shared__ Unsorted unsorted;
   const Tile tile = tile_of(p.rows.tiles);
-  const int bits = p.chunks.bits;
   reinterpret_cast<int4*>(counts)[threadIdx.x] = int4{0, 0, 0, 0};
   __syncthreads();
   const auto add = [&](int cell, int number) { return atomicAdd(&counts[cell], number); };
@@ -245,49 +247,51 @@ __device__ void spread_tile(const VoxelizeTileRowsParams& p) {
     unsorted.points[index] = point;
     unsorted.cells[index] = static_cast<short>(cell);
   });
-  if (all == 0) return;
-  const i64 row = tile.cloud * p.rows.points;
+  const i64 row = tile.cloud * p.rows.points, channels = p.rows.channels;
+  const V* grad = element<V>(p.rows.grad, tile.cloud * p.rows.strides[0] + (tile.index << p.chunks.bits) * p.rows.strides[2]);
   V* output = static_cast<V*>(p.rows.output);
-  const bool whole = p.rows.channels % GROUP<V> == 0 && reinterpret_cast<u64>(output) % sizeof(Chunk) == 0;
-  by_parts<V>(p.rows, tile, bits, [&](const Part<V>& part) {
-    const auto wanted = [&](int place) {
-      const int4 count = *reinterpret_cast<const int4*>(counts + place);
-      return (count.x | count.y | count.z | count.w) != 0;
-    };
-    part.read(staged, wanted, [&](int place, V grad) {
-      return p.rows.mean != 0 && counts[place] > 1 ? rounded<V>(to_f64(grad), counts[place])
-                                                   : narrow_from<V>(to_f64(grad));
-    });
-    __syncthreads();
-    const auto send = [&](int point, int cell, int group) {
-      const V* from = staged + (group * GROUP<V> << bits | cell);
-      V* to = output + (row + point) * p.rows.channels + part.first + group * GROUP<V>;
-      Chunk chunk;
+  const bool whole = channels % GROUP<V> == 0 && reinterpret_cast<u64>(output) % sizeof(Chunk) == 0;
+  const auto send = [&](int point, int cell, i64 group) {
+    const i64 channel = group * GROUP<V>;
+    const V* from = grad + channel * p.rows.strides[1] + cell * p.rows.strides[2];
+    V* to = output + (row + point) * channels + channel;
+    const int here = channels - channel < GROUP<V> ? static_cast<int>(channels - channel) : GROUP<V>;
+    const int count = p.rows.mean != 0 ? counts[cell] : 1;
+    Chunk chunk;
 #pragma unroll
-      for (int k = 0; k < GROUP<V>; ++k) chunk.at[k] = from[k << bits];
-      if (whole) {
-        Packed<Chunk> packed;
-        packed.pack(chunk);
-        packed.store(to);
-        return;
-      }
+    for (int k = 0; k < GROUP<V>; ++k)
+      if (k < here) chunk.at[k] = from[k * p.rows.strides[1]];
 #pragma unroll
-      for (int k = 0; k < GROUP<V>; ++k)
-        if (group * GROUP<V> + k < part.channels) to[k] = chunk.at[k];
-    };
-    const int group_bits = TILE_BITS - bits, groups = (part.channels + GROUP<V> - 1) / GROUP<V>;
+    for (int k = 0; k < GROUP<V>; ++k)
+      if (k < here && count > 1) chunk.at[k] = divided(chunk.at[k], count);
+    if (whole) {
+      Packed<Chunk> packed;
+      packed.pack(chunk);
+      packed.store(to);
+      return;
+    }
+#pragma unroll
+    for (int k = 0; k < GROUP<V>; ++k)
+      if (k < here) to[k] = chunk.at[k];
+  };
+  const i64 groups = (channels + GROUP<V> - 1) / GROUP<V>;
+  int bits = 0;
+  while (bits < MOST_GROUP_BITS && 2 << bits <= groups) ++bits;
+  // Blocks along y take turns.
+  for (i64 first = i64{blockIdx.y} << bits; first < groups; first += i64{gridDim.y} << bits) {
     if (all <= KEPT) {
-      for (int each = threadIdx.x; each < all << group_bits; each += BLOCK) {
-        const int index = each >> group_bits, group = each & ((1 << group_bits) - 1);
+      for (int each = threadIdx.x; each < all << bits; each += BLOCK) {
+        const int index = each >> bits;
+        const i64 group = first + (each & ((1 << bits) - 1));
         if (group < groups) send(unsorted.points[index], unsorted.cells[index], group);
       }
     } else {
       walk(p.chunks, tile, unsorted.runs, [&](int, int point, int cell) {
-        for (int group = 0; cell >= 0 && group < groups; ++group) send(point, cell, group);
+        for (i64 group = first; cell >= 0 && group < groups && group < first + (1 << bits); ++group)
+          send(point, cell, group);
       });
     }
-    __syncthreads();
-  });
+  }
 }
 
 }  // namespace

@@ -14,6 +14,10 @@ pub const MULTIPROCESSORS: u64 = 132;
 /// Blocks that are resident at once, at 3 a multiprocessor. A launch of more has blocks of twice the work, which halves
 /// what is spent on source times.
 const RESIDENT: u64 = 3 * MULTIPROCESSORS;
+/// The same of blocks that gather gradients, at 4 a multiprocessor.
+const GATHERS_RESIDENT: u64 = 4 * MULTIPROCESSORS;
+/// Source rows below which rows of the batch share blocks that gather: such blocks take the general way, which is long.
+const SHORT_GATHER: u64 = 32;
 /// Rows of the batch up to which each has blocks of its own, however little they do: all are resident at once.
 const BATCH_OF_BLOCKS: u64 = 2 * MULTIPROCESSORS;
 /// Threads of a block of warps that work alone; small blocks spread a small batch over more multiprocessors.
@@ -51,15 +55,29 @@ impl Access {
         all.into_iter().find(|&(bytes, _)| allows(bytes)).map_or(Access::Element, |(_, access)| access)
     }
 
-    /// Elements that are moved together.
-    pub fn elements(self, dtype: DType) -> u64 {
-        let bytes = match self {
+    /// Bytes that are moved together; 0 where it is by element or unit.
+    pub fn bytes(self) -> u64 {
+        match self {
             Access::Bytes16 => 16,
             Access::Bytes8 => 8,
             Access::Bytes4 => 4,
-            Access::Element | Access::Curved => return 1,
+            Access::Element | Access::Curved => 0,
+        }
+    }
+
+    /// Elements that are moved together.
+    pub fn elements(self, dtype: DType) -> u64 {
+        (self.bytes() / dtype.size() as u64).max(1)
+    }
+
+    /// Vectors of half as many bytes, where those still have more than one element.
+    pub fn halved(self, dtype: DType) -> Option<Access> {
+        let half = match self {
+            Access::Bytes16 => Access::Bytes8,
+            Access::Bytes8 => Access::Bytes4,
+            _ => return None,
         };
-        bytes / dtype.size() as u64
+        (half.bytes() > dtype.size() as u64).then_some(half)
     }
 }
 
@@ -85,19 +103,38 @@ impl Share {
     /// For blocks: of `batch` rows of `targets` targets of so many vectors; `spread` where they are to be spread over the
     /// multiprocessors though each has less to do then.
     pub fn of_blocks(batch: u64, targets: u64, vectors: u64, spread: bool) -> Share {
-        let tile = vectors.clamp(1, TILE);
-        let tiles = vectors.div_ceil(tile);
         let all = batch.saturating_mul(targets).saturating_mul(vectors);
-        if all == 0 {
+        let most = if all / VECTORS > RESIDENT { 2 * VECTORS } else { VECTORS };
+        Share::of_blocks_of(batch, targets, vectors, most, spread, u64::from(PLAIN_BLOCK))
+    }
+
+    /// For blocks that gather gradients, of `batch` rows of `samples` source rows: they spend longer before they begin,
+    /// so the more of them there are the more each does.
+    pub fn of_gather(batch: u64, samples: u64, vectors: u64) -> Share {
+        let all = batch.saturating_mul(samples).saturating_mul(vectors);
+        let waves = (all / VECTORS).div_ceil(GATHERS_RESIDENT).clamp(1, 4).next_power_of_two();
+        Share::of_blocks_of(batch, samples, vectors, waves * VECTORS, true, SHORT_GATHER)
+    }
+
+    /// For blocks of at most that many vectors; rows of a batch with fewer than `short` targets may share blocks.
+    fn of_blocks_of(batch: u64, targets: u64, vectors: u64, most: u64, spread: bool, short: u64) -> Share {
+        if batch == 0 || targets == 0 || vectors == 0 {
             return Share::NONE;
         }
-        let most = if all / VECTORS > RESIDENT { 2 * VECTORS } else { VECTORS };
+        let mut tile = vectors.clamp(1, TILE);
         let mut rows = (most / tile).clamp(1, u64::from(PLAIN_BLOCK));
-        let few = |rows: u64| batch.saturating_mul(targets).div_ceil(rows).saturating_mul(tiles) < MULTIPROCESSORS;
-        while spread && rows > 1 && rows * tile > u64::from(PLAIN_BLOCK) && few(rows) {
+        let few = |rows: u64, tile: u64| {
+            let blocks = batch.saturating_mul(targets).div_ceil(rows).saturating_mul(vectors.div_ceil(tile));
+            spread && rows * tile > u64::from(PLAIN_BLOCK) && blocks < MULTIPROCESSORS
+        };
+        while rows > 1 && few(rows, tile) {
             rows /= 2;
         }
-        if targets < rows && batch > BATCH_OF_BLOCKS {
+        while few(rows, tile) {
+            tile = tile.div_ceil(2);
+        }
+        let tiles = vectors.div_ceil(tile);
+        if targets < rows.min(short) && batch > BATCH_OF_BLOCKS {
             let count = batch.saturating_mul(targets).div_ceil(rows).saturating_mul(tiles);
             return Share { rows: rows as u32, chunks: 0, tile, tiles, count };
         }
@@ -213,6 +250,14 @@ mod tests {
     fn a_small_batch_is_spread_over_the_multiprocessors() {
         let share = Share::of_blocks(8, 128, 16, true);
         assert_eq!(share, Share { rows: 16, chunks: 8, tile: 16, tiles: 1, count: 64 });
+    }
+
+    #[test]
+    fn blocks_that_gather_do_more_where_there_are_many() {
+        assert_eq!(Share::of_gather(32, 500, 32).rows, 32);
+        assert_eq!(Share::of_gather(256, 1000, 64), Share { rows: 63, chunks: 16, tile: 64, tiles: 1, count: 4096 });
+        assert_eq!((Share::of_gather(4096, 64, 2).chunks, Share::of_gather(4096, 31, 2).chunks), (1, 0));
+        assert_eq!(Share::of_gather(4, 8, 1024), Share { rows: 1, chunks: 8, tile: 256, tiles: 4, count: 128 });
     }
 
     #[test]

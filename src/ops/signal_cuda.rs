@@ -119,3 +119,44 @@ pub fn moves(view: &View, written: usize, row: usize) -> (Access, usize) {
     let access = Access::widest(reads);
     (access, [16, 8].into_iter().find(|&bytes| stores(bytes)).unwrap_or(4))
 }
+
+/// How a gradient is gathered from `view` to rows that lie `row` bytes apart, the first at `written`: the widest vectors
+/// that can be written, and the bytes of the loads by which they can be read.
+pub fn gathers(view: &View, written: usize, row: usize) -> (Access, usize) {
+    let size = view.dtype().size();
+    let reads = |bytes: usize| {
+        let whole = |number: usize| number.is_multiple_of(bytes);
+        view.stride(2) == 1
+            && (0..2).all(|axis| view.size(axis) <= 1 || whole(view.stride(axis).unsigned_abs() * size))
+            && whole(view.data().addr())
+    };
+    let load_bytes = [16, 8, 4].into_iter().find(|&bytes| reads(bytes)).unwrap_or(0);
+    // Vectors of 16 bytes can be read in parts, of 8 or 4 bytes.
+    let loads = |bytes: usize| load_bytes >= if bytes == 16 { 4 } else { bytes };
+    let writes = |bytes: usize| bytes > size && written.is_multiple_of(bytes) && row.is_multiple_of(bytes);
+    (Access::widest(|bytes| writes(bytes) && loads(bytes)), load_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gradient_is_read_in_parts_where_it_is_less_aligned_than_what_is_written() {
+        #[repr(align(16))]
+        struct Aligned([u16; 4096]);
+        let data = Aligned([0; 4096]);
+        let gathered = |start: usize, row: isize, channels: usize| {
+            let first = data.0[start..].as_ptr().cast();
+            // SAFETY: 4 rows of at most 600 elements lie in `data`, which outlives the view.
+            let view = unsafe { View::from_raw(first, DType::BF16, &[2, 2, channels], &[2 * row, row, 1]) }.unwrap();
+            gathers(&view, 1 << 12, channels * 2)
+        };
+        assert_eq!(gathered(0, 512, 512), (Access::Bytes16, 16));
+        assert_eq!(gathered(0, 532, 512), (Access::Bytes16, 8));
+        assert_eq!(gathered(2, 532, 512), (Access::Bytes16, 4));
+        assert_eq!(gathered(512, 532, 14), (Access::Bytes4, 8));
+        assert_eq!(gathered(1, 532, 512), (Access::Element, 0), "not even 4 bytes");
+        assert_eq!(gathered(0, 532, 7), (Access::Element, 8), "rows of 14 bytes");
+    }
+}

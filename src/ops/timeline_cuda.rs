@@ -93,19 +93,17 @@ pub enum Count {
 }
 
 impl Groups {
+    /// No group.
+    pub const NONE: Groups =
+        Groups { ends: [0; MAX_GROUPS], starts: [0; MAX_GROUPS], modes: [0; MAX_GROUPS], count: 0, pad: 0 };
+
     /// The groups in runs that fit a launch.
     pub fn launches(modes: &Modes, count: Count) -> impl Iterator<Item = Run> + '_ {
         modes.groups().chunks(MAX_GROUPS).map(move |run| Groups::run(run, count))
     }
 
     fn run(run: &[Group], count: Count) -> Run {
-        let mut groups = Groups {
-            ends: [0; MAX_GROUPS],
-            starts: [0; MAX_GROUPS],
-            modes: [0; MAX_GROUPS],
-            count: run.len() as i32,
-            pad: 0,
-        };
+        let mut groups = Groups { count: run.len() as i32, ..Groups::NONE };
         for (place, (end, start, mode)) in entries(run, count).enumerate() {
             (groups.ends[place], groups.starts[place], groups.modes[place]) = (end, start, mode);
         }

@@ -10,7 +10,7 @@ use crate::ops::modes::{Mode, Modes};
 use crate::ops::rows_plan::Access;
 use crate::ops::signal::Signal;
 use crate::ops::signal_cpu::Read;
-use crate::ops::signal_cuda::{Channels, Rows, moves, time_type};
+use crate::ops::signal_cuda::{Channels, Rows, gathers, mode_code, moves, time_type};
 use crate::ops::timeline::Timeline;
 use crate::ops::timeline_cuda::{Count, Groups, Times};
 use crate::tensor::View;
@@ -61,13 +61,12 @@ const _: () = assert!(size_of::<TimeGradParams>() == 3760);
 struct BracketParams {
     times: Times,
     brackets: *mut Bracket,
-    disorder: *mut i32,
     rows: i64,
     spans: i32,
     pad: i32,
 }
 
-const _: () = assert!(size_of::<BracketParams>() == 128);
+const _: () = assert!(size_of::<BracketParams>() == 120);
 
 /// `ResampleOrderParams` in the kernels.
 #[repr(C)]
@@ -77,12 +76,22 @@ struct OrderParams {
     order: *mut i64,
     scratch: *mut i64,
     starts: *mut i64,
-    disorder: *const i32,
     targets: i64,
     samples: i64,
 }
 
-const _: () = assert!(size_of::<OrderParams>() == 56);
+const _: () = assert!(size_of::<OrderParams>() == 48);
+
+/// `ResampleDisorderParams` in the kernels.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+struct DisorderParams {
+    times: Times,
+    disorder: *mut i32,
+    rows: i64,
+}
+
+const _: () = assert!(size_of::<DisorderParams>() == 112);
 
 /// `ResampleBackwardParams` in the kernels.
 #[repr(C)]
@@ -107,10 +116,14 @@ struct BackwardParams {
     chunks: i32,
     slope: i32,
     time_type: i32,
+    access: i32,
+    mode: i32,
+    load_bytes: i32,
+    pad: i32,
     groups: Groups,
 }
 
-const _: () = assert!(size_of::<BackwardParams>() == 624);
+const _: () = assert!(size_of::<BackwardParams>() == 640);
 
 /// The numbers that decide, for rows of `read` in one mode or several and a dense output of the same rows; and the bytes
 /// of a store.
@@ -188,8 +201,7 @@ pub(super) fn time_gradient(op: &'static str, call: &TimeGradient, output: *mut 
     unsafe { cuda::launch(op, stream.device, stream.handle, FILE, &launch, &params) }
 }
 
-/// `resample_backward` or `resample_curvature` of device memory: brackets, their order, then one gather for each run of
-/// groups.
+/// `resample_backward` or `resample_curvature` of device memory.
 pub(super) fn backward(
     op: &'static str,
     call: &Backward,
@@ -198,63 +210,100 @@ pub(super) fn backward(
     memory: &Workspace,
     stream: Stream,
 ) -> Result<()> {
-    let (mut case, store_bytes) = case(&call.timeline, &call.modes, &call.grad, output);
-    // The gather writes as it reads: 16 bytes at a time, or by element.
-    if case.access != Access::Curved && (case.access != Access::Bytes16 || store_bytes != 16) {
-        case.access = Access::Element;
+    let (mut case, _) = case(&call.timeline, &call.modes, &call.grad, output);
+    let (access, load_bytes) = gathers(&call.grad, output.addr(), case.channels * case.values.size());
+    if !matches!(case.access, Access::Curved) && call.modes.uniform().is_some() {
+        case.access = access;
     }
     let curvature = matches!(call.adjoint, Adjoint::Curvature { .. });
     let at = |offset: usize| workspace.wrapping_add(offset);
-    let brackets: *mut Bracket = workspace.cast();
-    let (order, scratch, starts) =
-        (at(memory.order_at).cast(), at(memory.scratch_at).cast(), at(memory.starts_at).cast());
-    let disorder: *mut i32 = at(memory.disorder_at).cast();
-    let by_units = case.access == Access::Curved || curvature;
-    let plan = plan::backward(&case, memory.rows, curvature)?;
-    let times = Times::new(&call.timeline);
-    let params = BracketParams {
-        times,
-        brackets,
-        disorder,
+    let params = BackwardParams {
+        times: Times::new(&call.timeline),
+        grad: Channels::new(&call.grad),
+        values: call.adjoint.values().map_or(Channels::NONE, Channels::new),
+        tangent: call.adjoint.tangent().map_or(Channels::NONE, Channels::new),
+        brackets: workspace.cast_const().cast(),
+        order: at(memory.order_at).cast_const().cast(),
+        starts: at(memory.starts_at).cast_const().cast(),
+        disorder: std::ptr::null(),
+        output,
+        width: case.channels as i64,
+        first: 0,
+        last: 0,
         rows: memory.rows as i64,
-        spans: i32::from(call.timeline.spans),
+        tile: 0,
+        tiles: 0,
+        rows_per_share: 0,
+        chunks: 0,
+        slope: i32::from(matches!(call.adjoint, Adjoint::Slope)),
+        time_type: time_type(case.times),
+        access: 0,
+        mode: mode_code(&call.modes),
+        load_bytes: load_bytes as i32,
         pad: 0,
+        groups: Groups::NONE,
     };
-    // SAFETY: as for the forward; the workspace has a bracket for each target of each distinct row.
-    unsafe { cuda::launch(op, stream.device, stream.handle, FILE, &plan.bracket, &params)? };
-    let (targets, samples) = (case.targets as i64, case.samples as i64);
-    // A gather by units reads the order of every row.
-    let asked = if by_units { std::ptr::null() } else { disorder.cast_const() };
-    let params = OrderParams { brackets, order, scratch, starts, disorder: asked, targets, samples };
-    // SAFETY: as above, and `order`, `scratch` and `starts` are the parts of the workspace planned for them.
-    unsafe { cuda::launch(op, stream.device, stream.handle, FILE, &plan.order, &params)? };
-    let count = if by_units { Count::Units } else { Count::Channels };
-    for run in Groups::launches(&call.modes, count) {
-        let plan = plan::backward(&Case { channels: (run.last - run.first) as usize, ..case }, memory.rows, curvature)?;
-        let params = BackwardParams {
-            times,
-            grad: Channels::new(&call.grad),
-            values: call.adjoint.values().map_or(Channels::NONE, Channels::new),
-            tangent: call.adjoint.tangent().map_or(Channels::NONE, Channels::new),
-            brackets,
-            order,
-            starts,
-            disorder,
-            output,
-            width: case.channels as i64,
+    if case.access == Access::Curved || curvature {
+        return curved(op, call, &case, curvature, params, workspace, memory, stream);
+    }
+    for run in Groups::launches(&call.modes, Count::Channels) {
+        let plan =
+            plan::backward(&Case { channels: (run.last - run.first) as usize, ..case }, memory.rows, load_bytes)?;
+        let mut params = BackwardParams {
             first: run.first,
             last: run.last,
-            rows: memory.rows as i64,
             tile: plan.share.tile as i64,
             tiles: plan.share.tiles as i64,
             rows_per_share: plan.share.rows as i32,
             chunks: plan.share.chunks as i32,
-            slope: i32::from(matches!(call.adjoint, Adjoint::Slope)),
-            time_type: time_type(case.times),
+            access: plan.access as i32,
             groups: run.groups,
+            ..params
         };
+        if let Some(launch) = &plan.disorder {
+            let disorder: *mut i32 = at(memory.disorder_at).cast();
+            params.disorder = disorder;
+            let params = DisorderParams { times: params.times, disorder, rows: params.rows };
+            // SAFETY: as for the forward; the workspace has a number for each tile of targets of the distinct rows.
+            unsafe { cuda::launch(op, stream.device, stream.handle, FILE, launch, &params)? };
+        }
         // SAFETY: as above; the gather writes every element of the output once.
         unsafe { cuda::launch(op, stream.device, stream.handle, FILE, &plan.gather, &params)? };
+    }
+    Ok(())
+}
+
+/// The gather by units: brackets, their order, then one launch for each run of groups.
+#[allow(clippy::too_many_arguments)]
+fn curved(
+    op: &'static str,
+    call: &Backward,
+    case: &Case,
+    curvature: bool,
+    params: BackwardParams,
+    workspace: *mut u8,
+    memory: &Workspace,
+    stream: Stream,
+) -> Result<()> {
+    let at = |offset: usize| workspace.wrapping_add(offset).cast::<i64>();
+    let prepared = plan::prepare_curved(case, memory.rows)?;
+    let brackets: *mut Bracket = workspace.cast();
+    let (order, scratch, starts) = (at(memory.order_at), at(memory.scratch_at), at(memory.starts_at));
+    let spans = i32::from(call.timeline.spans);
+    let bracket = BracketParams { times: params.times, brackets, rows: memory.rows as i64, spans, pad: 0 };
+    let (targets, samples) = (case.targets as i64, case.samples as i64);
+    let ordered = OrderParams { brackets, order, scratch, starts, targets, samples };
+    // SAFETY: as for the forward; the workspace has a bracket for each target of each distinct row, and `order`,
+    // `scratch` and `starts` are the parts of the workspace planned for them.
+    unsafe {
+        cuda::launch(op, stream.device, stream.handle, FILE, &prepared.bracket, &bracket)?;
+        cuda::launch(op, stream.device, stream.handle, FILE, &prepared.order, &ordered)?;
+    }
+    for run in Groups::launches(&call.modes, Count::Units) {
+        let launch = plan::backward_curved(&Case { channels: (run.last - run.first) as usize, ..*case }, curvature)?;
+        let params = BackwardParams { first: run.first, last: run.last, groups: run.groups, ..params };
+        // SAFETY: as above; the gather writes every element of the output once.
+        unsafe { cuda::launch(op, stream.device, stream.handle, FILE, &launch, &params)? };
     }
     Ok(())
 }

@@ -3,14 +3,22 @@
 use crate::error::{Error, Result};
 use crate::launch::Launch;
 use crate::ops::interpolate::Bracket;
-use crate::ops::rows_plan::{Access, PLAIN_BLOCK, Share, blocks, kernel_name, line, rows_of, warps};
+use crate::ops::rows_plan::{Access, MULTIPROCESSORS, PLAIN_BLOCK, Share, blocks, kernel_name, line, rows_of, warps};
 use crate::tensor::DType;
 
 const OP: &str = "resample";
-/// Targets whose order one number of the workspace tells; threads of a block that finds brackets.
+/// Targets whose order one number of the workspace tells.
 pub const ORDER_TILE: u32 = 256;
-/// Targets for each sample from which a gather keeps the loads of 8 targets of a row in flight, not of 3.
+/// Target times that a block of the gather reads to see for itself whether they ascend: 16 for each thread, from the
+/// cache. Of more targets a launch before it tells.
+const LOOKED_AT: u64 = 4096;
+/// Targets for each sample from which a thread of the gather waits for the loads of its row, not for other rows: there
+/// threads make the loads in flight, so vectors become narrower until the device is full.
 const DEEP: usize = 4;
+/// Threads that fill an H200, at 3 blocks of 256 a multiprocessor.
+const ENOUGH_THREADS: u64 = 3 * 256 * MULTIPROCESSORS;
+/// Threads of the kernels that prepare a gather of curves.
+const PREPARE_BLOCK: u32 = 256;
 /// A gather of curves needs more registers than 8 warps a block leave it.
 const CURVED_BACKWARD_BLOCK: u32 = 128;
 
@@ -42,17 +50,26 @@ pub struct Plan {
     pub share: Share,
 }
 
-/// The launches of a backward; the gather is repeated for every run of channel groups.
+/// The launches of a backward of plain rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackwardPlan {
-    /// Finds the bracket of every target of the distinct rows, and whether they lie in order.
-    pub bracket: Launch,
-    /// Puts the targets of a row in ascending (bracket, target) order; returns at once where they lie so already.
-    pub order: Launch,
+    /// Sees which targets do not ascend; none where the blocks of the gather see for themselves.
+    pub disorder: Option<Launch>,
     /// Gathers by source row.
     pub gather: Launch,
-    /// A block's share of the gather; nothing for a gather by units, which has a thread for each.
+    /// How wide its vectors are.
+    pub access: Access,
+    /// A block's share of the gather.
     pub share: Share,
+}
+
+/// The launches before a gather of curves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CurvedPlan {
+    /// Finds the bracket of every target of the distinct rows.
+    pub bracket: Launch,
+    /// Puts the targets of a row in ascending (bracket, target) order.
+    pub order: Launch,
 }
 
 /// The memory that a backward borrows from torch: offsets and size in bytes, each part aligned to 16.
@@ -138,37 +155,60 @@ pub fn time_grad(case: &Case) -> Result<Launch> {
     warps(OP, kernel, rows_of(OP, case.batch, case.targets)?)
 }
 
-/// The plan of `resample_backward`, or of `resample_curvature`, with brackets of `distinct` rows.
-pub fn backward(case: &Case, distinct: usize, curvature: bool) -> Result<BackwardPlan> {
-    let bracket = kernel_name!("resample_bracket_", case.times);
-    let rows = rows_of(OP, distinct, case.targets)?;
-    let deep = case.targets / DEEP >= case.samples.max(1);
-    let gather = match (curvature, case.access, deep) {
-        (true, ..) => kernel_name!(@floats "resample_curvature_", "", case.values),
-        (_, Access::Curved, _) => kernel_name!(@floats "resample_backward_curved_", "", case.values),
-        (_, Access::Bytes16, false) => kernel_name!(@floats "resample_backward_", "_wide", case.values),
-        (_, Access::Bytes16, true) => kernel_name!(@floats "resample_backward_", "_wide_deep", case.values),
-        (.., false) => kernel_name!(@floats "resample_backward_", "", case.values),
-        (.., true) => kernel_name!(@floats "resample_backward_", "_deep", case.values),
+/// The plan of `resample_backward` of plain rows, with `distinct` rows of times and a gradient that is read in loads of so
+/// many bytes.
+pub fn backward(case: &Case, distinct: usize, load_bytes: usize) -> Result<BackwardPlan> {
+    let rows = (case.batch as u64).saturating_mul(case.samples as u64);
+    let mut access = case.access;
+    if case.targets / DEEP >= case.samples.max(1) {
+        let threads = |access| rows.saturating_mul(vectors(&Case { access, ..*case }));
+        let loads = |half: &Access| half.bytes() <= load_bytes as u64;
+        while let Some(half) = access.halved(case.values).filter(loads).filter(|_| threads(access) < ENOUGH_THREADS) {
+            access = half;
+        }
+    }
+    let across = vectors(&Case { access, ..*case });
+    let share = Share::of_gather(case.batch as u64, case.samples as u64, across);
+    // Rows of the batch that a block's rows can be of.
+    let batches = if share.chunks > 0 { 1 } else { u64::from(share.rows) / (case.samples as u64).max(1) + 2 };
+    let targets = rows_of(OP, distinct, case.targets)?;
+    let disorder = if batches.saturating_mul(case.targets as u64) > LOOKED_AT {
+        Some(line(OP, kernel_name!("resample_disorder_", case.times), targets, ORDER_TILE)?)
+    } else {
+        None
     };
-    let by_units = case.access == Access::Curved || curvature;
-    let by_vectors = case.access == Access::Bytes16 && !curvature;
-    let across = if by_vectors { vectors(case) } else { case.channels as u64 };
+    let kernel = kernel_name!(@floats times "resample_backward_", "", case.times, case.values);
+    let grid = [blocks(OP, share.count, 1)?, 1, 1];
+    Ok(BackwardPlan {
+        disorder,
+        gather: Launch { kernel, grid, block: [PLAIN_BLOCK, 1, 1], shared_bytes: 0 },
+        access,
+        share,
+    })
+}
+
+/// What a gather of curves needs first, with brackets of `distinct` rows.
+pub fn prepare_curved(case: &Case, distinct: usize) -> Result<CurvedPlan> {
+    let bracket = kernel_name!("resample_bracket_", case.times);
+    let bracket = line(OP, bracket, rows_of(OP, distinct, case.targets)?, PREPARE_BLOCK)?;
     let order = Launch {
         kernel: "resample_order",
         grid: [blocks(OP, distinct as u64, 1)?, 1, 1],
-        block: [ORDER_TILE, 1, 1],
+        block: [PREPARE_BLOCK, 1, 1],
         shared_bytes: 0,
     };
-    let (gather, share) = if by_units {
-        let items = (case.batch as u64).saturating_mul(case.samples as u64).saturating_mul(across);
-        (line(OP, gather, items, CURVED_BACKWARD_BLOCK)?, Share::NONE)
+    Ok(CurvedPlan { bracket, order })
+}
+
+/// The gather of `resample_backward` of rows with curves, or of `resample_curvature`: a thread for each unit.
+pub fn backward_curved(case: &Case, curvature: bool) -> Result<Launch> {
+    let kernel = if curvature {
+        kernel_name!(@floats "resample_curvature_", "", case.values)
     } else {
-        let share = Share::of_blocks(case.batch as u64, case.samples as u64, across, true);
-        let grid = [blocks(OP, share.count, 1)?, 1, 1];
-        (Launch { kernel: gather, grid, block: [PLAIN_BLOCK, 1, 1], shared_bytes: 0 }, share)
+        kernel_name!(@floats "resample_backward_curved_", "", case.values)
     };
-    Ok(BackwardPlan { bracket: line(OP, bracket, rows, ORDER_TILE)?, order, gather, share })
+    let rows = rows_of(OP, case.batch, case.samples)?;
+    line(OP, kernel, rows.saturating_mul(case.channels as u64), CURVED_BACKWARD_BLOCK)
 }
 
 #[cfg(test)]
@@ -200,10 +240,36 @@ mod tests {
         let plan = forward(&curved).unwrap();
         assert_eq!((plan.launch.kernel, plan.launch.grid, plan.share.rows), ("resample_curved_bf16", [500, 1, 1], 4));
         assert_eq!(tangent(&BAR).unwrap().launch.kernel, "resample_tangent_bf16");
-        assert_eq!(backward(&curved, 32, false).unwrap().gather.kernel, "resample_backward_curved_bf16");
-        // An access of 16 bytes is for plain channels only: a curvature has a thread for each unit.
-        let gather = backward(&BAR, 32, true).unwrap().gather;
+        assert_eq!(backward_curved(&curved, false).unwrap().kernel, "resample_backward_curved_bf16");
+        let gather = backward_curved(&BAR, true).unwrap();
         assert_eq!((gather.kernel, gather.grid[0]), ("resample_curvature_bf16", 32 * 500 * 256 / 128));
+        let prepared = prepare_curved(&BAR, 32).unwrap();
+        assert_eq!((prepared.bracket.grid[0], prepared.order.grid[0]), (32, 32));
+    }
+
+    #[test]
+    fn plain_gradients_are_one_launch_unless_targets_are_many() {
+        let plan = backward(&BAR, 32, 16).unwrap();
+        assert_eq!(
+            (plan.disorder, plan.gather.kernel, plan.access),
+            (None, "resample_backward_f64_bf16", Access::Bytes16)
+        );
+        assert_eq!(plan.share, Share { rows: 32, chunks: 16, tile: 32, tiles: 1, count: 512 });
+        let disorder = backward(&Case { targets: 5000, ..BAR }, 32, 16).unwrap().disorder.unwrap();
+        assert_eq!((disorder.kernel, disorder.grid[0]), ("resample_disorder_f64", 625));
+        // 85 rows of the batch to a block.
+        let short = Case { batch: 1 << 16, samples: 3, targets: 64, channels: 8, ..BAR };
+        assert!(backward(&short, 1 << 16, 16).unwrap().disorder.is_some());
+    }
+
+    #[test]
+    fn few_source_rows_of_many_targets_are_gathered_in_narrower_vectors() {
+        let case = Case { batch: 4, samples: 8, targets: 4096, channels: 2048, ..BAR };
+        assert_eq!(backward(&case, 4, 16).unwrap().access, Access::Bytes4);
+        assert_eq!(backward(&Case { values: DType::F32, ..case }, 4, 16).unwrap().access, Access::Bytes8);
+        assert_eq!(backward(&case, 4, 8).unwrap().access, Access::Bytes4);
+        assert_eq!(backward(&case, 4, 4).unwrap().access, Access::Bytes16, "no load of 8 bytes to begin with");
+        assert_eq!(backward(&Case { batch: 4096, ..case }, 4, 16).unwrap().access, Access::Bytes16);
     }
 
     #[test]
@@ -211,8 +277,8 @@ mod tests {
         for empty in [Case { batch: 0, ..BAR }, Case { targets: 0, ..BAR }, Case { channels: 0, ..BAR }] {
             assert_eq!(forward(&empty).unwrap().launch.grid[0], 0, "{empty:?}");
         }
-        assert_eq!(backward(&Case { channels: 0, ..BAR }, 32, false).unwrap().gather.grid[0], 0);
-        assert_eq!(backward(&Case { targets: 0, ..BAR }, 32, false).unwrap().bracket.grid[0], 0);
+        assert_eq!(backward(&Case { channels: 0, ..BAR }, 32, 16).unwrap().gather.grid[0], 0);
+        assert_eq!(prepare_curved(&Case { targets: 0, ..BAR }, 32).unwrap().bracket.grid[0], 0);
     }
 
     #[test]
