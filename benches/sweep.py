@@ -178,7 +178,9 @@ def agreeing(case: Case, data: object, calls: dict[str, Callable[..., object]]) 
     ours = as_tuple(answers["robocache"])
     agree = {}
     for name, answer in answers.items():
-        wrong = max(far(found, near) / max(found.numel(), 1) for found, near in zip(ours, as_tuple(answer), strict=False))
+        wrong = max(
+            far(found, near) / max(found.numel(), 1) for found, near in zip(ours, as_tuple(answer), strict=False)
+        )
         if wrong <= (FEW_POINTS if isinstance(case, clouds.Case) else 0):
             agree[name] = calls[name]
         elif name == "torch eager":

@@ -9,7 +9,7 @@
 
 namespace robocache {
 
-// The source row of a thread of a curved gather, and the places of the order whose brackets begin at each sample of that row.
+// The source row of a thread, and the places of the order whose brackets begin at each sample of its row of the batch.
 struct Gathered {
   i64 batch, sample, row;
   i64 item;  // which vector or unit of the row

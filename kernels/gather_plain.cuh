@@ -2,8 +2,8 @@
 //
 // Where targets ascend, those that touch a block's samples are neighbours, and a search among the targets says which;
 // where they do not, the block reads all of them and keeps those that touch. What a kept target gives is worked out
-// once, in shared memory; then all threads gather the channels of the block's rows. The common case is short code of its
-// own (`find_gifts`, `gather_kept`): a block spends as long on fetching instructions as on its few targets.
+// once, in shared memory; then all threads gather the channels of the block's rows. The common case is short code of
+// its own (`find_gifts`, `gather_kept`): a block spends as long on fetching instructions as on its few targets.
 #pragma once
 
 #include "gather.cuh"
@@ -18,9 +18,9 @@ constexpr int EAGER = 4, DEEP = 8;
 constexpr i64 MOST_TARGETS = 0x7fffffff;
 
 // What a target gives the samples beside it. Where all channels are of one mode: the parts of its gradient that go to
-// `left` and `left + 1`, and a bit of the flags for each that is given; else the bracket's weight or rate and its Flags.
-// Of targets that do not ascend, `touched` says which row `left` is, counted from the one before the block's, and which
-// of the places that were read together the target is.
+// `left` and `left + 1`, and a bit of the flags for each that is given; else the bracket's weight or rate and its
+// Flags. Of targets that do not ascend, `touched` says which row `left` is, counted from the one before the block's,
+// and which of the places that were read together the target is.
 template <class Compute>
 struct alignas(16) Gift {
   Compute parts[2];
@@ -47,7 +47,8 @@ struct GatherShared {
       int begins[MAX_ROWS + 2];  // the same, of those that are kept
     };
     struct {
-      i64 before[MAX_ROWS], at[MAX_ROWS], after[MAX_ROWS];  // where brackets begin at the sample before a row, at it, after it
+      // Where brackets begin at the sample before a row, at it, after it.
+      i64 before[MAX_ROWS], at[MAX_ROWS], after[MAX_ROWS];
       int of_warp[PLAIN_BLOCK / WARP];
     };
   };
@@ -440,8 +441,8 @@ __device__ __noinline__ void gather_any(
   });
 }
 
-// Finds the gifts of a block's rows of one row of the batch, where its targets ascend and few touch the rows; returns the
-// place of the first among the row's targets, or -1.
+// Finds the gifts of a block's rows of one row of the batch, where its targets ascend and few touch the rows; returns
+// the place of the first among the row's targets, or -1.
 template <class T, class Compute>
 __device__ i64 find_gifts(const ResampleBackwardParams& p, const BlockShare& share, GatherShared<Compute>& shared) {
   const i64 sample = share.first - share.batch * p.times.samples;

@@ -248,7 +248,8 @@ __device__ void spread_tile(const VoxelizeTileRowsParams& p) {
     unsorted.cells[index] = static_cast<short>(cell);
   });
   const i64 row = tile.cloud * p.rows.points, channels = p.rows.channels;
-  const V* grad = element<V>(p.rows.grad, tile.cloud * p.rows.strides[0] + (tile.index << p.chunks.bits) * p.rows.strides[2]);
+  const i64 first_cell = tile.index << p.chunks.bits;
+  const V* grad = element<V>(p.rows.grad, tile.cloud * p.rows.strides[0] + first_cell * p.rows.strides[2]);
   V* output = static_cast<V*>(p.rows.output);
   const bool whole = channels % GROUP<V> == 0 && reinterpret_cast<u64>(output) % sizeof(Chunk) == 0;
   const auto send = [&](int point, int cell, i64 group) {
