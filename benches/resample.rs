@@ -140,7 +140,8 @@ fn backward<V: Number + Element + PartialEq + Debug>(group: &mut BenchmarkGroup<
     let call = Call::<V>::new(shape);
     let grad = &call.values[..shape.batch * shape.targets * shape.channels];
     let mut output = vec![V::default(); call.values.len()];
-    let bytes = resample_backward_workspace(shape.batch, shape.samples, shape.targets).unwrap();
+    let bytes =
+        resample_backward_workspace(shape.batch, shape.samples, shape.targets, "linear", &Place::cpu(&Serial)).unwrap();
     let mut workspace = vec![0u128; bytes.div_ceil(16)];
     call.backward(grad, &mut output, &mut workspace, &StdThreads::default());
     assert!(output == call.problem().backward(grad, false), "{name} differs from the definition");

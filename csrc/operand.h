@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
 
@@ -64,6 +65,11 @@ inline Place place(const at::Device& device) {
   if (!device.is_cuda()) return {-1, 0};
   const c10::impl::VirtualGuardImpl backend(device.type());
   return {device.index(), reinterpret_cast<std::size_t>(backend.getStream(device).native_handle())};
+}
+
+// Memory that a call borrows from torch, on the device of `like`: Rust plans the bytes.
+inline at::Tensor borrow(std::size_t bytes, const at::Tensor& like) {
+  return at::empty({static_cast<int64_t>(bytes)}, like.options().dtype(at::kByte));
 }
 
 inline rust::Str str(std::string_view text) {

@@ -114,14 +114,6 @@ void check_like_source(
   check_shape(op, argument, tensor, {grad.sym_size(0), source_times.sym_size(-1), grad.sym_size(2)});
 }
 
-// Rust plans the bytes, torch allocates them.
-Tensor workspace_for(const Tensor& grad, const Tensor& source_times, const Tensor& target_times) {
-  const std::size_t bytes = rust_call([&] {
-    return core::resample_backward_workspace(grad.size(0), source_times.size(-1), target_times.size(-1));
-  });
-  return at::empty({static_cast<int64_t>(bytes)}, grad.options().dtype(at::kByte));
-}
-
 Tensor resample_backward(
     const Tensor& grad, // [B, T, D]
     const Tensor& source_times, // [B, S] or [S]
@@ -135,11 +127,17 @@ Tensor resample_backward(
   if (values.has_value()) check_like_source("resample_backward", "values", *values, grad, source_times);
   const c10::OptionalDeviceGuard guard(grad.device());
   Tensor output = at::empty({grad.size(0), source_times.size(-1), grad.size(2)}, grad.options());
-  Tensor workspace = workspace_for(grad, source_times, target_times);
+  const core::Place where = place(grad.device());
+  Tensor workspace = borrow(
+      rust_call([&] {
+        return core::resample_backward_workspace(
+            grad.size(0), source_times.size(-1), target_times.size(-1), str(mode), where);
+      }),
+      grad);
   rust_call([&] {
     core::resample_backward(
         operand(grad), operand(source_times), operand(target_times), str(mode), str(outside),
-        operand(source_lengths), slope, operand(values), flat(output), flat(workspace), place(grad.device()));
+        operand(source_lengths), slope, operand(values), flat(output), flat(workspace), where);
   });
   return output;
 }
@@ -183,7 +181,11 @@ Tensor resample_curvature(
   check_curvature(grad, tangent, values, source_times, target_times, source_lengths);
   const c10::OptionalDeviceGuard guard(grad.device());
   Tensor output = at::empty(values.sizes(), grad.options());
-  Tensor workspace = workspace_for(grad, source_times, target_times);
+  Tensor workspace = borrow(
+      rust_call([&] {
+        return core::resample_curvature_workspace(grad.size(0), source_times.size(-1), target_times.size(-1));
+      }),
+      grad);
   rust_call([&] {
     core::resample_curvature(
         operand(grad), operand(tangent), operand(values), operand(source_times), operand(target_times), str(mode),

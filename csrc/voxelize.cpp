@@ -96,10 +96,6 @@ void check_length_data(const char* op, const Tensor& points, const Optional& len
   rust_call([&] { core::check_lengths(op, operand(host), static_cast<size_t>(points.size(-2))); });
 }
 
-Tensor borrow(size_t bytes, const Tensor& like) {
-  return at::empty({static_cast<int64_t>(bytes)}, like.options().dtype(at::kByte));
-}
-
 namespace {
 
 // [B, X, Y, Z], [B, C, X, Y, Z], or these without B.

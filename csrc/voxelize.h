@@ -59,9 +59,6 @@ inline rust::Slice<const int64_t> slice(at::IntArrayRef numbers) {
   return {numbers.data(), numbers.size()};
 }
 
-// Memory that a call borrows from torch.
-Tensor borrow(size_t bytes, const Tensor& like);
-
 // The operators under the Autograd key; voxelize_autograd.cpp says what is differentiable.
 namespace autograd {
 

@@ -123,7 +123,14 @@ pub(crate) mod bridge {
             workspace: &Operand,
             place: &Place,
         ) -> Result<()>;
-        fn resample_backward_workspace(batch: usize, samples: usize, targets: usize) -> Result<usize>;
+        fn resample_backward_workspace(
+            batch: usize,
+            samples: usize,
+            targets: usize,
+            mode: &str,
+            place: &Place,
+        ) -> Result<usize>;
+        fn resample_curvature_workspace(batch: usize, samples: usize, targets: usize) -> Result<usize>;
         fn resample_time_grad(
             grad: &Operand,
             values: &Operand,

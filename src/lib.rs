@@ -24,8 +24,8 @@ pub use error::{Error, Result};
 pub use launch::Launch;
 pub use ops::fuse::fuse;
 pub use ops::resample::derivatives::{
-    resample_backward, resample_backward_workspace, resample_curvature, resample_slope, resample_tangent,
-    resample_time_grad,
+    resample_backward, resample_backward_workspace, resample_curvature, resample_curvature_workspace, resample_slope,
+    resample_tangent, resample_time_grad,
 };
 pub use ops::resample::resample;
 pub use ops::resample_mask::{MaxGap, resample_mask};

@@ -235,7 +235,7 @@ fn a_backward_checks_its_gradient_and_workspace() {
         text(resample_backward(grad, times, times, "linear", "hold", None, false, None, output, workspace, &place))
     };
     let grad = dense(&VALUES, &[1, 4, 3]);
-    let wanted = robocache::resample_backward_workspace(1, 4, 4).unwrap();
+    let wanted = robocache::resample_backward_workspace(1, 4, 4, "linear", &Place::cpu(&Serial)).unwrap();
     assert_eq!(
         backward(grad, 1, 0),
         format!("ValueError: resample_backward: workspace must have at least {wanted} bytes, got 16")
@@ -250,7 +250,8 @@ fn a_backward_checks_its_gradient_and_workspace() {
     assert_eq!(backward(short, 100, 0), "ValueError: resample_backward: grad must have shape [1, 4, 3], got [1, 2, 3]");
     let flat = dense(&VALUES, &[4, 3]);
     assert!(backward(flat, 100, 0).starts_with("ValueError: resample_backward: grad must have shape"));
-    assert!(robocache::resample_backward_workspace(usize::MAX, 2, 2).is_err());
+    assert!(robocache::resample_backward_workspace(usize::MAX, 2, 2, "linear", &Place::cpu(&Serial)).is_err());
+    assert!(robocache::resample_curvature_workspace(usize::MAX, 2, 2).is_err());
 }
 
 #[test]

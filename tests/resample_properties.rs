@@ -17,7 +17,7 @@ const HALF: f64 = std::f64::consts::PI;
 /// The adjoint of `resample`, or of its slope.
 fn backward(log: &Log<f64>, grad: &[f64], mode: &str, outside: &str, slope: bool) -> Vec<f64> {
     let (batch, samples, targets) = (log.batch, log.samples(), log.row_targets());
-    let bytes = resample_backward_workspace(batch, samples, targets).unwrap();
+    let bytes = resample_backward_workspace(batch, samples, targets, mode, &Place::cpu(&Serial)).unwrap();
     let (mut output, mut workspace) = (vec![0.0; log.values.len()], vec![0u128; bytes.div_ceil(16)]);
     // SAFETY: the workspace has that many bytes, which nothing else touches.
     let workspace = &mut unsafe { ViewMut::from_raw(workspace.as_mut_ptr().cast(), DType::U8, &[bytes]) }.unwrap();

@@ -154,8 +154,18 @@ pub fn resample_curvature(
     })
 }
 
-pub fn resample_backward_workspace(batch: usize, samples: usize, targets: usize) -> Told<usize> {
-    told(|| derivatives::resample_backward_workspace(batch, samples, targets))
+pub fn resample_backward_workspace(
+    batch: usize,
+    samples: usize,
+    targets: usize,
+    mode: &str,
+    place: &Place,
+) -> Told<usize> {
+    told(|| derivatives::resample_backward_workspace(batch, samples, targets, mode, &place.place()))
+}
+
+pub fn resample_curvature_workspace(batch: usize, samples: usize, targets: usize) -> Told<usize> {
+    told(|| derivatives::resample_curvature_workspace(batch, samples, targets))
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -251,8 +261,7 @@ pub fn stream_modes(op: &str, mode: &str, outside: &str, values: Kind, widths: &
 }
 
 pub fn bends(mode: &str) -> bool {
-    mode.split(',')
-        .any(|part| modes::Mode::parse(part.split(':').next().unwrap_or(part)).is_some_and(modes::Mode::bends))
+    modes::names_any(mode, modes::Mode::bends)
 }
 
 pub fn named_channels(mode: &str) -> i64 {

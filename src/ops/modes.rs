@@ -73,6 +73,11 @@ impl Mode {
     }
 }
 
+/// True where a text names a mode of that kind.
+pub fn names_any(text: &str, kind: impl Fn(Mode) -> bool) -> bool {
+    text.split(',').any(|part| Mode::parse(part.split(':').next().unwrap_or(part)).is_some_and(&kind))
+}
+
 /// What a target before the first or after the last sample gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outside {

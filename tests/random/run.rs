@@ -6,7 +6,8 @@ use crate::definition::{Instant, Number, Problem, Wanted};
 use half::{bf16, f16};
 use robocache::{
     DType, Place, Result, Threads, View, ViewMut, resample, resample_backward, resample_backward_workspace,
-    resample_curvature, resample_mask, resample_slope, resample_tangent, resample_time_grad,
+    resample_curvature, resample_curvature_workspace, resample_mask, resample_slope, resample_tangent,
+    resample_time_grad,
 };
 use std::cell::RefCell;
 use std::fmt::Debug;
@@ -150,7 +151,13 @@ pub fn run(case: &Case, op: Op, memory: &impl Memory) -> Result<Vec<u8>> {
     let (dtype, sizes) = (op.dtype(case), op.output(case));
     let bytes = sizes.iter().product::<usize>() * dtype.size();
     let output = Guarded::new(memory, bytes, case.output_start * dtype.size());
-    let borrowed = if op.borrows() { resample_backward_workspace(case.batch, case.samples, case.targets)? } else { 0 };
+    let borrowed = match op {
+        Op::Backward { .. } => {
+            resample_backward_workspace(case.batch, case.samples, case.targets, &case.mode, &memory.place())?
+        }
+        Op::Curvature => resample_curvature_workspace(case.batch, case.samples, case.targets)?,
+        _ => 0,
+    };
     let workspace = Guarded::new(memory, borrowed, 0);
     // Gradients are of all three axes.
     let sizes_of_values = [case.batch, case.samples, case.modes.len()];

@@ -13,11 +13,11 @@
 use super::cuda;
 #[cfg(not(feature = "cuda"))]
 use super::no_cuda;
-use super::plan::Workspace;
+use super::plan::{Held, Workspace};
 use super::{check_output, cpu_backward, signal_of};
 use crate::device::{Place, Where};
 use crate::error::{Error, Result};
-use crate::ops::modes::{Modes, check_modes};
+use crate::ops::modes::{Mode, Modes, check_modes, names_any};
 use crate::ops::signal::Signal;
 use crate::ops::signal_cpu::{self, Read};
 use crate::ops::timeline::Timeline;
@@ -144,12 +144,27 @@ pub fn resample_tangent(
     forward(OP, signal, Read::Tangent(&tangent), output, place)
 }
 
-/// The bytes that [`resample_backward`] and [`resample_curvature`] need as workspace, aligned to 16.
+/// The bytes that [`resample_backward`] needs as workspace, aligned to 16, for that mode at that place.
 ///
 /// # Errors
 /// [`Error::Value`] where the number does not fit.
-pub fn resample_backward_workspace(batch: usize, samples: usize, targets: usize) -> Result<usize> {
-    Ok(Workspace::new(batch, samples, targets)?.bytes)
+pub fn resample_backward_workspace(
+    batch: usize,
+    samples: usize,
+    targets: usize,
+    mode: &str,
+    place: &Place,
+) -> Result<usize> {
+    let held = Held::of(place, names_any(mode, Mode::is_curved));
+    Ok(Workspace::new(batch, samples, targets, held)?.bytes)
+}
+
+/// The bytes that [`resample_curvature`] needs as workspace, aligned to 16.
+///
+/// # Errors
+/// [`Error::Value`] where the number does not fit.
+pub fn resample_curvature_workspace(batch: usize, samples: usize, targets: usize) -> Result<usize> {
+    Ok(Workspace::new(batch, samples, targets, Held::Order)?.bytes)
 }
 
 /// The adjoint of [`resample`](super::resample), or with `slope` of [`resample_slope`]: `grad` `[B, T, D]` to the
@@ -187,7 +202,7 @@ pub fn resample_backward(
 /// `grad` is `[B, T, D]`, `tangent` and `values` are `[B, S, D]`, all of one floating type.
 ///
 /// # Errors
-/// As for [`resample_backward`].
+/// As for [`resample_backward`]; the workspace has [`resample_curvature_workspace`] bytes.
 #[allow(clippy::too_many_arguments)]
 pub fn resample_curvature(
     grad: View,
@@ -239,7 +254,8 @@ fn gather(
         return Err(Error::Value(format!("{op}: values must be given for mode \"{mode}\", got none")));
     }
     output.check(op, grad.dtype(), [batch, samples, channels])?;
-    let plan = Workspace::new(timeline.distinct_rows(), samples, timeline.targets())?;
+    let curves = modes.any(Mode::is_curved) || matches!(adjoint, Adjoint::Curvature { .. });
+    let plan = Workspace::new(timeline.distinct_rows(), samples, timeline.targets(), Held::of(place, curves))?;
     if workspace.bytes() < plan.bytes {
         let (wanted, found) = (plan.bytes, workspace.bytes());
         return Err(Error::Value(format!("{op}: workspace must have at least {wanted} bytes, got {found}")));

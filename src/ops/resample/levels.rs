@@ -4,7 +4,7 @@ use super::derivatives::{Adjoint, Backward, TimeGradient};
 use super::{cpu_backward, signal_of};
 use crate::number::Compute;
 use crate::ops::modes::check_modes;
-use crate::ops::resample::plan::Workspace;
+use crate::ops::resample::plan::{Held, Workspace};
 use crate::ops::signal_cpu::{self, Read};
 use crate::ops::timeline::Timeline;
 use crate::simd::{Blend, Level};
@@ -60,7 +60,7 @@ fn results<V: Blend>(level: Level, mode: &str, width: usize, step: usize) -> [Ve
         let (modes, outside) = check_modes("resample", mode, "hold", V::DTYPE, width).unwrap();
         let timeline = Timeline::new("resample", 1, SAMPLES, source, target, None, outside).unwrap();
         let timeline = timeline.with_spans_for(&modes);
-        let plan = Workspace::new(1, SAMPLES, TARGETS).unwrap();
+        let plan = Workspace::new(1, SAMPLES, TARGETS, Held::Order).unwrap();
         let mut memory = vec![0u128; plan.bytes / 16];
         // SAFETY: the same bytes as a slice of bytes.
         let workspace = unsafe { std::slice::from_raw_parts_mut(memory.as_mut_ptr().cast(), plan.bytes) };

@@ -1,5 +1,6 @@
 //! Every launch decision of `resample`, made from plain numbers and testable without a GPU.
 
+use crate::device::Place;
 use crate::error::{Error, Result};
 use crate::launch::Launch;
 use crate::ops::interpolate::Bracket;
@@ -72,6 +73,22 @@ pub struct CurvedPlan {
     pub order: Launch,
 }
 
+/// What a backward holds in borrowed memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// A bracket and a place in order for every target: on the CPU, and where curves are gathered.
+    Order,
+    /// Where targets do not ascend: CUDA works out the rest as it gathers.
+    Disorder,
+}
+
+impl Held {
+    /// At a place, for rows of which some channels turn, slerp or bend, or not.
+    pub fn of(place: &Place, curves: bool) -> Held {
+        if place.0.is_cuda() && !curves { Held::Disorder } else { Held::Order }
+    }
+}
+
 /// The memory that a backward borrows from torch: offsets and size in bytes, each part aligned to 16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Workspace {
@@ -83,7 +100,7 @@ pub struct Workspace {
     pub scratch_at: usize,
     /// `[rows, S + 1]` int64: how many places have a bracket that begins before a sample.
     pub starts_at: usize,
-    /// int32 for each [`ORDER_TILE`] targets of all rows: whether they lie in order.
+    /// int32 for each [`ORDER_TILE`] targets of all rows: whether some do not ascend. It has the memory to itself.
     pub disorder_at: usize,
     /// All of it.
     pub bytes: usize,
@@ -91,16 +108,19 @@ pub struct Workspace {
 
 impl Workspace {
     /// For that many distinct rows.
-    pub fn new(rows: usize, samples: usize, targets: usize) -> Result<Self> {
+    pub fn new(rows: usize, samples: usize, targets: usize, held: Held) -> Result<Self> {
         let part = |row: usize, item: usize| row.checked_mul(rows)?.checked_mul(item)?.checked_next_multiple_of(16);
+        let none = Workspace { rows, order_at: 0, scratch_at: 0, starts_at: 0, disorder_at: 0, bytes: 0 };
         let plan = || {
+            if held == Held::Disorder {
+                let tiles = rows.checked_mul(targets)?.div_ceil(ORDER_TILE as usize);
+                return Some(Workspace { bytes: (tiles * size_of::<i32>()).checked_next_multiple_of(16)?, ..none });
+            }
             let order_at = part(targets, size_of::<Bracket>())?;
             let scratch_at = order_at.checked_add(part(targets, size_of::<i64>())?)?;
             let starts_at = scratch_at.checked_add(part(targets, size_of::<i64>())?)?;
-            let disorder_at = starts_at.checked_add(part(samples.checked_add(1)?, size_of::<i64>())?)?;
-            let tiles = rows.checked_mul(targets)?.div_ceil(ORDER_TILE as usize);
-            let bytes = disorder_at.checked_add(tiles.checked_mul(size_of::<i32>())?.checked_next_multiple_of(16)?)?;
-            Some(Workspace { rows, order_at, scratch_at, starts_at, disorder_at, bytes })
+            let bytes = starts_at.checked_add(part(samples.checked_add(1)?, size_of::<i64>())?)?;
+            Some(Workspace { order_at, scratch_at, starts_at, bytes, ..none })
         };
         plan().ok_or_else(|| {
             Error::Value(format!(
@@ -291,12 +311,20 @@ mod tests {
 
     #[test]
     fn workspace_parts_are_aligned_and_do_not_overlap() {
-        let plan = Workspace::new(3, 5, 7).unwrap();
-        let parts = [0, plan.order_at, plan.scratch_at, plan.starts_at, plan.disorder_at, plan.bytes];
-        let needs = [3 * 7 * 48, 3 * 7 * 8, 3 * 7 * 8, 3 * 6 * 8, 4];
+        let plan = Workspace::new(3, 5, 7, Held::Order).unwrap();
+        let parts = [0, plan.order_at, plan.scratch_at, plan.starts_at, plan.bytes];
+        let needs = [3 * 7 * 48, 3 * 7 * 8, 3 * 7 * 8, 3 * 6 * 8];
         for (pair, need) in parts.windows(2).zip(needs) {
             assert!(pair[0] % 16 == 0 && pair[1] - pair[0] >= need, "{plan:?}");
         }
-        assert!(Workspace::new(usize::MAX, 1, 1).is_err());
+        assert!(Workspace::new(usize::MAX, 1, 1, Held::Order).is_err());
+    }
+
+    #[test]
+    fn plain_gradients_on_cuda_borrow_a_number_for_256_targets() {
+        let bytes = |rows, targets| Workspace::new(rows, 1000, targets, Held::Disorder).unwrap().bytes;
+        assert_eq!((bytes(4096, 16_384), bytes(3, 7), bytes(3, 0)), (1 << 20, 16, 0));
+        assert!(Workspace::new(usize::MAX, 1, 2, Held::Disorder).is_err());
+        assert_eq!(Held::of(&Place::cpu(&crate::threads::Serial), false), Held::Order);
     }
 }
