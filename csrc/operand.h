@@ -53,8 +53,9 @@ inline Operand operand(const std::optional<at::Tensor>& tensor) {
   return tensor.has_value() && tensor->defined() ? operand(*tensor) : Operand{0, Kind::None, 0, {1, 1, 1}, {0, 0, 0}};
 }
 
-// A dense tensor as one axis: an output or a workspace.
+// A dense tensor as one axis: an output, or a workspace, which is no tensor where nothing is borrowed.
 inline Operand flat(at::Tensor& tensor) {
+  if (!tensor.defined()) return {0, Kind::U8, 1, {0, 1, 1}, {1, 0, 0}};
   return {reinterpret_cast<std::size_t>(tensor.mutable_data_ptr()), kind(tensor.scalar_type()), 1,
           {static_cast<std::size_t>(tensor.numel()), 1, 1}, {1, 0, 0}};
 }
@@ -69,6 +70,7 @@ inline Place place(const at::Device& device) {
 
 // Memory that a call borrows from torch, on the device of `like`: Rust plans the bytes.
 inline at::Tensor borrow(std::size_t bytes, const at::Tensor& like) {
+  if (bytes == 0) return {};
   return at::empty({static_cast<int64_t>(bytes)}, like.options().dtype(at::kByte));
 }
 

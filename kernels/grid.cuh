@@ -78,14 +78,13 @@ __device__ i64 cell_of(const Clouds& p, i64 cloud, i64 point) {
 // Neighbouring points that a thread takes together.
 constexpr int FOUR = 4;
 
-// The cells of four neighbouring points, -1 from point `end` on, by whole accesses where the layout allows it.
-template <class P, class Index>
-__device__ void cells_of_four(const Clouds& p, i64 cloud, i64 point, i64 end, Index (&cells)[FOUR]) {
+// The coordinates of four neighbouring points, NaN from point `end` on, by whole accesses where the layout allows it.
+template <class P>
+__device__ void load_four(const Clouds& p, i64 cloud, i64 point, i64 end, P (&numbers)[3 * FOUR]) {
   constexpr int N = sizeof(P) == 8 ? 2 : 4;  // numbers of an access
   using Part = Vector<P, N>;
   const P* from = element<P>(p.points, cloud * p.cloud_stride + point * p.point_stride);
   const bool dense = p.axis_stride == 1 && p.point_stride == 3 && reinterpret_cast<u64>(from) % sizeof(Part) == 0;
-  P numbers[3 * FOUR];
   if (dense && point + FOUR <= end) {
 #pragma unroll
     for (int part = 0; part < 3 * FOUR / N; ++part) {
@@ -101,6 +100,13 @@ __device__ void cells_of_four(const Clouds& p, i64 cloud, i64 point, i64 end, In
         numbers[3 * k + axis] =
             point + k < end ? from[k * p.point_stride + axis * p.axis_stride] : Element<P>::nan();
   }
+}
+
+// The cells of four neighbouring points, -1 from point `end` on.
+template <class P, class Index>
+__device__ void cells_of_four(const Clouds& p, i64 cloud, i64 point, i64 end, Index (&cells)[FOUR]) {
+  P numbers[3 * FOUR];
+  load_four(p, cloud, point, end, numbers);
 #pragma unroll
   for (int k = 0; k < FOUR; ++k) {
     const auto coordinate = [&](int axis) { return Element<P>::widen(numbers[3 * k + axis]); };

@@ -107,33 +107,36 @@ struct Part {
     });
   }
 
-  // Stages the gradient of four neighbours where `wanted(place)` says so, each as `settle(place, gradient)` gives it.
-  template <class Wanted, class Settle>
-  __device__ void read(V* staged, const Wanted& wanted, const Settle& settle) const {
+  // Stages the gradient of four neighbours where some have points.
+  __device__ void read(V* staged, const List& list) const {
     using Four = Vector<V, EACH>;
     const V* grad = static_cast<const V*>(p.grad);
     const bool all = whole(grad);
     by_fours([&](i64 from, int at, int rows) {
-      const int place = at & ((1 << bits) - 1);
-      if (!wanted(place)) return;
+      if (list.occupied[(at & ((1 << bits) - 1)) / EACH] == 0) return;
       if (all && rows == EACH) {
-        Four four = *reinterpret_cast<const Four*>(grad + from);
-#pragma unroll
-        for (int k = 0; k < EACH; ++k) four.at[k] = settle(place + k, four.at[k]);
-        *reinterpret_cast<Four*>(staged + at) = four;
+        *reinterpret_cast<Four*>(staged + at) = *reinterpret_cast<const Four*>(grad + from);
         return;
       }
 #pragma unroll 1
-      for (int k = 0; k < rows; ++k) staged[at + k] = settle(place + k, grad[from + k * p.strides[2]]);
+      for (int k = 0; k < rows; ++k) staged[at + k] = grad[from + k * p.strides[2]];
     });
   }
 };
 
-// Calls `visit(part)` for the parts of a tile that are this block's: blocks along y take turns.
+// Which parts of a tile are a block's: each `blocks`th, from that of its own number on.
+struct Turn {
+  unsigned block, blocks;
+};
+
+// Blocks along y take turns.
+__device__ inline Turn turn_of_block() { return {blockIdx.y, gridDim.y}; }
+
+// Calls `visit(part)` for the parts of a tile that are a block's.
 template <class V, class Visit>
-__device__ void by_parts(const VoxelizeRowsParams& p, const Tile& tile, int bits, const Visit& visit) {
+__device__ void by_parts(const VoxelizeRowsParams& p, const Tile& tile, int bits, Turn turn, const Visit& visit) {
   const i64 channels = i64{GROUP<V>} << (TILE_BITS - bits);
-  for (i64 first = blockIdx.y * channels; first < p.channels; first += gridDim.y * channels) {
+  for (i64 first = turn.block * channels; first < p.channels; first += turn.blocks * channels) {
     const i64 left = p.channels - first;
     visit(Part<V>{p, tile.cloud, tile.index << bits, bits, first, static_cast<int>(left < channels ? left : channels)});
   }
@@ -177,18 +180,17 @@ __device__ __noinline__ void reduce_many(
   }
 }
 
-// Reduces the listed rows and writes all rows of the tile, or sends the gradient of the listed ones, a part that fits
-// `staged` at a time.
+// Reduces the listed rows and writes all rows of the tile, or sends the gradient of the listed ones, a part of the
+// block's that fits `staged` at a time.
 template <class V, class Reduced, class RowOf>
 __device__ void reduce_list(
-    const VoxelizeRowsParams& p, const Tile& tile, int bits, const List& list, bool many, V* staged,
+    const VoxelizeRowsParams& p, const Tile& tile, int bits, Turn turn, const List& list, bool many, V* staged,
     const RowOf& row_of) {
   if (Reduced::SENDS && list.size == 0) return;
   const bool aligned = is_aligned<V>(p);
-  by_parts<V>(p, tile, bits, [&](const Part<V>& part) {
+  by_parts<V>(p, tile, bits, turn, [&](const Part<V>& part) {
     if constexpr (Reduced::SENDS) {
-      part.read(
-          staged, [&](int place) { return list.occupied[place / EACH] != 0; }, [](int, V grad) { return grad; });
+      part.read(staged, list);
       __syncthreads();
     }
     const int group_bits = part.group_bits(), all = list.size << group_bits;

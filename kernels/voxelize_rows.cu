@@ -35,7 +35,7 @@ __device__ void reduce_dense(const VoxelizeRowsParams& p) {
   const int *order = p.order + tile.cloud * p.points, *begins = starts, *numbers = counts;
   const i64 cloud = tile.cloud, first = tile.index * TILE;
   const auto row_of = [=](int at) { return Row{cloud, first + at, order + begins[at], numbers[at]}; };
-  reduce_list<V, Reduced>(p, tile, TILE_BITS, list, many, staged, row_of);
+  reduce_list<V, Reduced>(p, tile, TILE_BITS, turn_of_block(), list, many, staged, row_of);
 }
 
 // A row of a sparse grid, without points where the caller's numbers make no sense.

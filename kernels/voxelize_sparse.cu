@@ -1,8 +1,9 @@
 // voxelize_sparse: a stable radix sort of each cloud's points by voxel, then a row for each voxel in that order.
 //
-// A key is a cell of the grid, or the number of cells for a dropped point, which so comes last. A block of the sort
-// takes 2048 neighbouring points of one cloud, a warp 256 of them in 8 rounds. A pass over 8 bits takes three
-// launches: `count` the digits of each tile, `scan` them over the tiles, `shift` the keys.
+// A key is a cell of the grid, or the number of cells for a dropped point, which so comes last; it has 32 bits where that
+// is enough. A block of the sort takes 2048 neighbouring points of one cloud, a warp 256 of them in 8 rounds. A pass over
+// a digit of at most 8 bits takes three launches: `count` the digits of each tile, `scan` them over the tiles, `shift`
+// the keys, which a block puts in order in shared memory first, so that it writes those of a digit side by side.
 
 #include "exact.cuh"
 #include "grid.cuh"
@@ -11,27 +12,28 @@ using namespace robocache;
 
 struct VoxelizeSparseKeysParams {
   Clouds clouds;
-  u64* keys;   // [B, N]
+  void* keys;  // [B, N]
   int* order;  // [B, N]
   u64 dropped;
 };
 static_assert(sizeof(VoxelizeSparseKeysParams) == 176, "mirrors ops::voxelize_sparse::cuda::Keys");
 
 struct VoxelizeSparseSortParams {
-  const u64* keys;   // [B, N]
+  const void* keys;  // [B, N]
   const int* order;  // [B, N]
-  u64* sorted_keys;
+  void* sorted_keys;
   int* sorted_order;
-  int* counts;  // [B, tiles, 256]: keys of each digit, then keys of that digit in the tiles before
+  int* counts;  // [B, 256, tiles]: keys of each digit, then keys of that digit in the tiles before
   int* totals;  // [B, 256]
   i64 batch, points;
   int tiles;
   int first_bit;
+  int bits;  // of the digit
 };
-static_assert(sizeof(VoxelizeSparseSortParams) == 72, "mirrors ops::voxelize_sparse::cuda::Sort");
+static_assert(sizeof(VoxelizeSparseSortParams) == 80, "mirrors ops::voxelize_sparse::cuda::Sort");
 
 struct VoxelizeSparseRowsParams {
-  const u64* keys;   // [B, N], sorted
+  const void* keys;  // [B, N], sorted
   const int* order;  // [B, N]
   i64* heads;        // [B, tiles]: voxels that begin in a tile, then voxels that begin before it
   i64* num_voxels;   // [1]
@@ -66,35 +68,42 @@ constexpr int EACH = 8;
 constexpr int TILE = BLOCK * EACH;
 constexpr int OF_WARP = WARP * EACH;
 
-template <class P>
+template <class P, class Key>
 __device__ void keys(const VoxelizeSparseKeysParams& p) {
   const Tile tile = tile_of(p.clouds.tiles);
   const i64 point = tile.index * BLOCK + threadIdx.x, all = p.clouds.points_count;
   if (point >= all) return;
   const bool valid = point < count_of(p.clouds, tile.cloud);
   const i64 cell = valid ? cell_of<P>(p.clouds, tile.cloud, point) : -1;
-  p.keys[tile.cloud * all + point] = cell < 0 ? p.dropped : static_cast<u64>(cell);
+  Key* to = static_cast<Key*>(p.keys) + tile.cloud * all;
+  to[point] = static_cast<Key>(cell < 0 ? p.dropped : static_cast<u64>(cell));
   p.order[tile.cloud * all + point] = static_cast<int>(point);
 }
 
-__device__ int digit_of(u64 key, int first_bit) { return static_cast<int>(key >> first_bit) & (DIGITS - 1); }
+template <class Key>
+__device__ int digit_of(const VoxelizeSparseSortParams& p, Key key) {
+  return static_cast<int>(key >> p.first_bit) & ((1 << p.bits) - 1);
+}
 
 // The place in the cloud of a thread's `round`th point.
 __device__ i64 place_of(const Tile& tile, int round) {
   return tile.index * TILE + threadIdx.x / WARP * OF_WARP + round * WARP + threadIdx.x % WARP;
 }
 
+template <class Key>
 __device__ void count(const VoxelizeSparseSortParams& p) {
   __shared__ int counts[DIGITS];
   const Tile tile = tile_of(p.tiles);
+  const Key* keys = static_cast<const Key*>(p.keys) + tile.cloud * p.points;
   counts[threadIdx.x] = 0;
   __syncthreads();
+#pragma unroll
   for (int round = 0; round < EACH; ++round) {
     const i64 place = place_of(tile, round);
-    if (place < p.points) atomicAdd(&counts[digit_of(p.keys[tile.cloud * p.points + place], p.first_bit)], 1);
+    if (place < p.points) atomicAdd(&counts[digit_of(p, keys[place])], 1);
   }
   __syncthreads();
-  p.counts[(tile.cloud * p.tiles + tile.index) * DIGITS + threadIdx.x] = counts[threadIdx.x];
+  p.counts[(tile.cloud * DIGITS + threadIdx.x) * p.tiles + tile.index] = counts[threadIdx.x];
 }
 
 // The sum of a warp's values in the lanes up to and with this.
@@ -106,39 +115,72 @@ __device__ int up_to(int value, int lane) {
   return value;
 }
 
-// Threads: a warp for each digit of each cloud.
-__device__ void scan(const VoxelizeSparseSortParams& p) {
-  const int lane = threadIdx.x % WARP;
-  const i64 warp = warp_of_grid(), cloud = warp / DIGITS, digit = warp % DIGITS;
-  if (cloud >= p.batch) return;
-  int before = 0;
-  for (int first = 0; first < p.tiles; first += WARP) {
-    const int tile = first + lane;
-    int* place = p.counts + (cloud * p.tiles + tile) * DIGITS + digit;
-    const int count = tile < p.tiles ? *place : 0, sum = up_to(count, lane);
-    if (tile < p.tiles) *place = before + sum - count;
-    before += __shfl_sync(ALL_LANES, sum, WARP - 1);
+// The sum of a block's values before this thread's, and of all; a block that comes again waits in between.
+__device__ int before_in_block(int value, int* of_warp, int& all) {
+  const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, sum = up_to(value, lane);
+  if (lane == WARP - 1) of_warp[warp] = sum;
+  __syncthreads();
+  int before = sum - value;
+  all = 0;
+  for (int other = 0; other < WARPS; ++other) {
+    if (other < warp) before += of_warp[other];
+    all += of_warp[other];
   }
-  if (lane == 0) p.totals[cloud * DIGITS + digit] = before;
+  return before;
 }
 
+// Threads: a block for each digit of each cloud.
+__device__ void scan(const VoxelizeSparseSortParams& p) {
+  __shared__ int of_warp[WARPS];
+  int* counts = p.counts + static_cast<i64>(blockIdx.x) * p.tiles;
+  int before = 0, all;
+  for (int first = 0; first < p.tiles; first += BLOCK * 4) {
+    const int tile = first + static_cast<int>(threadIdx.x) * 4;
+    int four[4], sum = 0;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) sum += four[k] = tile + k < p.tiles ? counts[tile + k] : 0;
+    int mine = before + before_in_block(sum, of_warp, all);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      if (tile + k < p.tiles) counts[tile + k] = mine;
+      mine += four[k];
+    }
+    before += all;
+    __syncthreads();
+  }
+  if (threadIdx.x == 0) p.totals[blockIdx.x] = before;
+}
+
+template <class Key>
 __device__ void shift(const VoxelizeSparseSortParams& p) {
   __shared__ int counts[WARPS][DIGITS];  // of each warp, then of the warps before it
-  __shared__ int bases[DIGITS];
-  __shared__ int of_warp[WARPS];
+  __shared__ int starts[DIGITS];         // where a digit begins in the block's order
+  __shared__ int bases[DIGITS];          // from there to its place in the cloud
+  __shared__ int of_warp[2][WARPS];
+  __shared__ Key sorted_keys[TILE];
+  __shared__ int sorted_order[TILE];
   const Tile tile = tile_of(p.tiles);
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
   const i64 row = tile.cloud * p.points;
+  const Key* from = static_cast<const Key*>(p.keys) + row;
   for (int other = 0; other < WARPS; ++other) counts[other][threadIdx.x] = 0;
-  __syncthreads();
-  u64 keys[EACH];
-  int ranks[EACH];
+  Key keys[EACH];
+  int points[EACH], ranks[EACH];
 #pragma unroll
   for (int round = 0; round < EACH; ++round) {
     const i64 place = place_of(tile, round);
     const bool valid = place < p.points;
-    keys[round] = valid ? p.keys[row + place] : 0;
-    const int digit = digit_of(keys[round], p.first_bit);
+    keys[round] = valid ? from[place] : 0;
+    points[round] = valid ? p.order[row + place] : 0;
+  }
+  // Threads: one for each digit.
+  const i64 digit_of_cloud = tile.cloud * DIGITS + threadIdx.x;
+  const int total = p.totals[digit_of_cloud], ahead = p.counts[digit_of_cloud * p.tiles + tile.index];
+  __syncthreads();
+#pragma unroll
+  for (int round = 0; round < EACH; ++round) {
+    const bool valid = place_of(tile, round) < p.points;
+    const int digit = digit_of(p, keys[round]);
     unsigned alike = __ballot_sync(ALL_LANES, valid);
 #pragma unroll
     for (int bit = 0; bit < 8; ++bit) {
@@ -151,45 +193,57 @@ __device__ void shift(const VoxelizeSparseSortParams& p) {
     if (valid && before == 0) counts[warp][digit] += __popc(alike);
     __syncwarp();
   }
-  // Threads: one for each digit.
-  const int total = p.totals[tile.cloud * DIGITS + threadIdx.x], sum = up_to(total, lane);
-  if (lane == WARP - 1) of_warp[warp] = sum;
   __syncthreads();
-  int before = sum - total;
-  for (int other = 0; other < warp; ++other) before += of_warp[other];
-  bases[threadIdx.x] = before + p.counts[(tile.cloud * p.tiles + tile.index) * DIGITS + threadIdx.x];
-  int running = 0;
+  int running = 0, all;
   for (int other = 0; other < WARPS; ++other) {
     const int theirs = counts[other][threadIdx.x];
     counts[other][threadIdx.x] = running;
     running += theirs;
   }
+  const int start = before_in_block(running, of_warp[0], all);
+  int keys_of_cloud;
+  starts[threadIdx.x] = start;
+  bases[threadIdx.x] = before_in_block(total, of_warp[1], keys_of_cloud) + ahead - start;
   __syncthreads();
 #pragma unroll
   for (int round = 0; round < EACH; ++round) {
-    const i64 place = place_of(tile, round);
-    if (place >= p.points) continue;
-    const int digit = digit_of(keys[round], p.first_bit);
-    const i64 to = row + bases[digit] + counts[warp][digit] + ranks[round];
-    p.sorted_keys[to] = keys[round];
-    p.sorted_order[to] = p.order[row + place];
+    if (place_of(tile, round) >= p.points) continue;
+    const int digit = digit_of(p, keys[round]);
+    const int to = starts[digit] + counts[warp][digit] + ranks[round];
+    sorted_keys[to] = keys[round];
+    sorted_order[to] = points[round];
+  }
+  __syncthreads();
+  Key* to = static_cast<Key*>(p.sorted_keys) + row;
+#pragma unroll
+  for (int round = 0; round < EACH; ++round) {
+    const int at = round * BLOCK + static_cast<int>(threadIdx.x);
+    if (at >= all) break;
+    const Key key = sorted_keys[at];
+    const int place = bases[digit_of(p, key)] + at;
+    to[place] = key;
+    p.sorted_order[row + place] = sorted_order[at];
   }
 }
 
-// True where a voxel begins.
-__device__ bool is_head(const VoxelizeSparseRowsParams& p, i64 row, i64 place) {
+// True where a voxel begins in a cloud's keys.
+template <class Key>
+__device__ bool is_head(const VoxelizeSparseRowsParams& p, const Key* keys, i64 place) {
   if (place >= p.points) return false;
-  const u64 key = p.keys[row + place];
-  return key != p.dropped && (place == 0 || p.keys[row + place - 1] != key);
+  const Key key = keys[place];
+  return key != static_cast<Key>(p.dropped) && (place == 0 || keys[place - 1] != key);
 }
 
+template <class Key>
 __device__ void heads(const VoxelizeSparseRowsParams& p) {
   __shared__ int all;
   const Tile tile = tile_of(p.tiles);
   if (threadIdx.x == 0) all = 0;
   __syncthreads();
+  const Key* keys = static_cast<const Key*>(p.keys) + tile.cloud * p.points;
   int mine = 0;
-  for (int round = 0; round < EACH; ++round) mine += is_head(p, tile.cloud * p.points, place_of(tile, round));
+#pragma unroll
+  for (int round = 0; round < EACH; ++round) mine += is_head(p, keys, place_of(tile, round));
   for (int step = WARP / 2; step > 0; step /= 2) mine += __shfl_xor_sync(ALL_LANES, mine, step);
   if (threadIdx.x % WARP == 0) atomicAdd(&all, mine);
   __syncthreads();
@@ -220,16 +274,19 @@ __device__ void number(const VoxelizeSparseRowsParams& p) {
   if (threadIdx.x == 0) *p.num_voxels = before;
 }
 
+template <class Key>
 __device__ void fill(const VoxelizeSparseRowsParams& p) {
   __shared__ int of_warp[WARPS];
   const Tile tile = tile_of(p.tiles);
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
   const i64 row = tile.cloud * p.points;
+  const Key* keys = static_cast<const Key*>(p.keys) + row;
+  const Key dropped = static_cast<Key>(p.dropped), y = static_cast<Key>(p.size[1]), z = static_cast<Key>(p.size[2]);
   unsigned begins[EACH];
   int mine = 0;
 #pragma unroll
   for (int round = 0; round < EACH; ++round) {
-    begins[round] = __ballot_sync(ALL_LANES, is_head(p, row, place_of(tile, round)));
+    begins[round] = __ballot_sync(ALL_LANES, is_head(p, keys, place_of(tile, round)));
     mine += __popc(begins[round]);
   }
   if (lane == 0) of_warp[warp] = mine;
@@ -243,19 +300,19 @@ __device__ void fill(const VoxelizeSparseRowsParams& p) {
     const i64 mine = voxel + __popc(begins[round] & ((2u << lane) - 1));
     voxel += __popc(begins[round]);
     if (place >= p.points) continue;
-    const u64 key = p.keys[row + place];
-    const bool kept = key != p.dropped && mine < p.rows;
+    const Key key = keys[place];
+    const bool kept = key != dropped && mine < p.rows;
     p.point_voxel[row + p.order[row + place]] = kept ? mine : -1;
     if (!kept) continue;
     if ((begins[round] >> lane & 1) != 0) {
-      const u64 y = static_cast<u64>(p.size[1]), z = static_cast<u64>(p.size[2]);
+      const Key column = key / z, x = column / y;
       p.coords[4 * mine] = static_cast<int>(tile.cloud);
-      p.coords[4 * mine + 1] = static_cast<int>(key / (y * z));
-      p.coords[4 * mine + 2] = static_cast<int>(key / z % y);
-      p.coords[4 * mine + 3] = static_cast<int>(key % z);
+      p.coords[4 * mine + 1] = static_cast<int>(x);
+      p.coords[4 * mine + 2] = static_cast<int>(column - x * y);
+      p.coords[4 * mine + 3] = static_cast<int>(key - column * z);
       p.starts[mine] = static_cast<int>(place);
     }
-    if (place + 1 == p.points || p.keys[row + place + 1] != key) p.ends[mine] = static_cast<int>(place + 1);
+    if (place + 1 == p.points || keys[place + 1] != key) p.ends[mine] = static_cast<int>(place + 1);
   }
 }
 
@@ -309,22 +366,25 @@ __device__ void spread(const VoxelizeSparseSpreadParams& p) {
 
 }  // namespace
 
-#define KERNEL(NAME, PARAMS, BODY)                                                                                     \
+#define KERNEL(NAME, PARAMS, ...)                                                                                      \
   extern "C" __global__ void __launch_bounds__(BLOCK) voxelize_sparse_##NAME(const __grid_constant__ PARAMS p) {       \
     begin();                                                                                                           \
-    BODY(p);                                                                                                           \
+    __VA_ARGS__(p);                                                                                                    \
   }
-KERNEL(keys_f64, VoxelizeSparseKeysParams, keys<double>)
-KERNEL(keys_f32, VoxelizeSparseKeysParams, keys<float>)
-KERNEL(keys_f16, VoxelizeSparseKeysParams, keys<__half>)
-KERNEL(keys_bf16, VoxelizeSparseKeysParams, keys<__nv_bfloat16>)
-KERNEL(count, VoxelizeSparseSortParams, count)
 KERNEL(scan, VoxelizeSparseSortParams, scan)
-KERNEL(shift, VoxelizeSparseSortParams, shift)
-KERNEL(heads, VoxelizeSparseRowsParams, heads)
 KERNEL(number, VoxelizeSparseRowsParams, number)
-KERNEL(fill, VoxelizeSparseRowsParams, fill)
 KERNEL(finish, VoxelizeSparseRowsParams, finish)
+#define KEYS(NAME, KEY)                                                                                                \
+  KERNEL(keys_f64_##NAME, VoxelizeSparseKeysParams, keys<double, KEY>)                                                 \
+  KERNEL(keys_f32_##NAME, VoxelizeSparseKeysParams, keys<float, KEY>)                                                  \
+  KERNEL(keys_f16_##NAME, VoxelizeSparseKeysParams, keys<__half, KEY>)                                                 \
+  KERNEL(keys_bf16_##NAME, VoxelizeSparseKeysParams, keys<__nv_bfloat16, KEY>)                                         \
+  KERNEL(count_##NAME, VoxelizeSparseSortParams, count<KEY>)                                                           \
+  KERNEL(shift_##NAME, VoxelizeSparseSortParams, shift<KEY>)                                                           \
+  KERNEL(heads_##NAME, VoxelizeSparseRowsParams, heads<KEY>)                                                           \
+  KERNEL(fill_##NAME, VoxelizeSparseRowsParams, fill<KEY>)
+KEYS(u32, unsigned)
+KEYS(u64, u64)
 KERNEL(spread_f64, VoxelizeSparseSpreadParams, spread<double>)
 KERNEL(spread_f32, VoxelizeSparseSpreadParams, spread<float>)
 KERNEL(spread_f16, VoxelizeSparseSpreadParams, spread<__half>)

@@ -100,7 +100,7 @@ struct Voxels {
 
 struct Few {
   int order[KEPT];
-  Unsorted unsorted;
+  Unsorted<Runs> unsorted;
 };
 
 struct Many {

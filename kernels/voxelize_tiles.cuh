@@ -2,7 +2,7 @@
 // cloud by a block, and how a block reads the points of one tile.
 #pragma once
 
-#include "voxelize_list.cuh"
+#include "voxelize_tile.cuh"
 
 namespace robocache {
 
@@ -19,9 +19,6 @@ struct Chunks {
   int bits;
 };
 static_assert(sizeof(Chunks) == 40, "mirrors ops::voxelize::params::Chunks");
-
-// The bits of an entry that are the cell in its tile.
-constexpr unsigned CELL = TILE - 1;
 
 // What a block needs to walk over a tile's entries.
 struct Runs {
@@ -68,15 +65,5 @@ __device__ int walk(const Chunks& p, const Tile& tile, Runs& runs, const Visit& 
   }
   return walked;
 }
-
-// Points of a tile that are kept in shared memory.
-constexpr int KEPT = 2048;
-
-// What is needed until the points are in order.
-struct Unsorted {
-  Runs runs;
-  int points[KEPT];
-  short cells[KEPT];
-};
 
 }  // namespace robocache

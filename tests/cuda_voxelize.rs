@@ -136,6 +136,22 @@ fn grids_of_many_tiles_give_equal_bits() {
 }
 
 #[test]
+fn full_tiles_of_many_channels_give_equal_bits() {
+    let Some(device) = begin("full_tiles_of_many_channels_give_equal_bits") else { return };
+    // Blocks share the channels of a tile whose points are too many for the shared memory of each.
+    for (seed, (dtype, channels)) in [(DType::F64, 70), (DType::F32, 140), (DType::F16, 270)].into_iter().enumerate() {
+        for (place, reduce) in ["sum", "mean", "max"].into_iter().enumerate() {
+            let sizes = Sizes { batch: 2, count: 2600, channels };
+            let seed = (10 * seed + place) as u64;
+            let mut case =
+                CloudCase::new(&mut Random(seed), [DType::F32, dtype], reduce, sizes, Spread::Heavy, Values::Small);
+            case.lengths = None;
+            compare(device, seed, &case);
+        }
+    }
+}
+
+#[test]
 fn clouds_of_more_chunks_than_a_block_has_threads_give_equal_bits() {
     let Some(device) = begin("clouds_of_more_chunks_than_a_block_has_threads_give_equal_bits") else { return };
     let sizes = Sizes { batch: 1, count: 257 * 4096 + 5, channels: 1 };
@@ -145,6 +161,17 @@ fn clouds_of_more_chunks_than_a_block_has_threads_give_equal_bits() {
         case.sparse_size = case.grid_size.clone();
         compare(device, 0, &case);
     }
+}
+
+#[test]
+fn keys_of_more_tiles_than_a_block_scans_at_once_give_equal_bits() {
+    let Some(device) = begin("keys_of_more_tiles_than_a_block_scans_at_once_give_equal_bits") else { return };
+    let sizes = Sizes { batch: 1, count: 1024 * 2048 + 5, channels: 1 };
+    let r = &mut Random(3);
+    let mut case = CloudCase::new(r, [DType::F32, DType::F16], "mean", sizes, Spread::Even, Values::Small);
+    case.sparse_size = vec![300, 2000, 500];
+    let wanted = run_sparse(&case, &Host::new(&Serial), 0x3c).unwrap();
+    assert_same(&run_sparse(&case, &Gpu::new(device, 0), 0xff).unwrap(), &wanted, &"many tiles");
 }
 
 #[test]

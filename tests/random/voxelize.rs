@@ -87,6 +87,8 @@ impl Sizes {
         let channels = [1, 1, 2, 3, 1 + r.below(20), 8, 9];
         let batch = if r.one_in(12) { 0 } else { r.pick(&[1, 1, 2, 2, 3]) };
         let count = if r.one_in(8) { r.below(3) } else { r.pick(&some) };
+        // More than one launch takes.
+        let count = if r.one_in(5) { 2049 + r.below(600) } else { count };
         let channels = if r.one_in(16) { 0 } else { r.pick(&channels) };
         // Large in one way at a time, so that thousands of cases take seconds.
         let room = 2_000 / (count * batch).max(1) + 1;

@@ -2,8 +2,8 @@
 
 use super::grid::Clouds;
 use super::params::{
-    Chunks, Clear, OrderParams, Points, PointsParams, RowsParams, SpreadParams, StartsParams, TileRowsParams,
-    TilesParams, strides,
+    Chunks, Clear, OrderParams, Points, PointsParams, RowsParams, Small, SmallPointsParams, SmallRowsParams,
+    SpreadParams, StartsParams, TileRowsParams, TilesParams, strides,
 };
 use super::plan::{self, Tiles, Tiling, Workspace};
 use super::reduce::Reduce;
@@ -17,6 +17,7 @@ use std::ptr::{null, null_mut};
 const FILE: &str = "voxelize";
 const ROWS_FILE: &str = "voxelize_rows";
 const TILES_FILE: &str = "voxelize_tiles";
+const SMALL_FILE: &str = "voxelize_small";
 
 /// Reduces the rows of a sparse grid, or sends a gradient to what they picked.
 ///
@@ -137,7 +138,7 @@ pub(crate) struct Grouped {
 impl Parts {
     /// The order is not written yet and has room for the cells.
     fn grouped(&self, tiling: &Tiling) -> Grouped {
-        let cells = if tiling.chunk == plan::CHUNK { null_mut() } else { self.order };
+        let cells = if tiling.one_round() { null_mut() } else { self.order };
         Grouped { entries: self.entries, table: self.table, cells, cursor: self.cursor }
     }
 }
@@ -179,6 +180,29 @@ pub(crate) unsafe fn tile(
     Ok(chunks)
 }
 
+/// Reduces the cells of small clouds, or sends their gradient to the points.
+///
+/// # Safety
+/// As for [`sparse_rows`]; `params` says of the features, the output and the gradient what is there.
+#[allow(clippy::too_many_arguments)]
+unsafe fn small_rows(
+    op: &'static str,
+    clouds: &Clouds,
+    reduce: Reduce,
+    backward: bool,
+    dtype: DType,
+    params: &RowsParams,
+    small: &plan::Small,
+    stream: Stream,
+) -> Result<()> {
+    let channels = params.channels as usize;
+    let Tiles { launch, tiles } = plan::small_rows(op, reduce, backward, dtype, clouds.batch(), small, channels)?;
+    let rows = RowsParams { tiles: tiles as i32, ..*params };
+    let params = SmallRowsParams { rows, small: Small::new(clouds, small.bits, tiles) };
+    // SAFETY: the caller's promise; SmallRowsParams mirrors the kernel's struct.
+    unsafe { cuda::launch(op, stream.device, stream.handle, SMALL_FILE, &launch, &params) }
+}
+
 /// Groups the points of every cloud by cell and reduces the cells, or sends a gradient to what they picked.
 ///
 /// # Safety
@@ -198,6 +222,9 @@ unsafe fn reduce_cells(
     let (batch, channels) = (clouds.batch(), params.channels as usize);
     // SAFETY: the caller's promise; the params mirror the kernels' structs.
     unsafe {
+        if let Some(small) = &plan.small {
+            return small_rows(op, clouds, reduce, backward, dtype, params, small, stream);
+        }
         if let Some(tiling) = &plan.tiling {
             let parts = Parts::new(plan, workspace);
             let chunks = tile(op, clouds, tiling, &parts.grouped(tiling), null_mut(), 0, stream)?;
@@ -237,6 +264,11 @@ pub(super) fn forward(
     // the output and the workspace are checked.
     unsafe {
         let Some(features) = features else {
+            if let Some(small) = &plan.small {
+                let Tiles { launch, tiles } = plan::small_points(op, reduce, clouds.batch(), small)?;
+                let params = SmallPointsParams { small: Small::new(clouds, small.bits, tiles), output };
+                return cuda::launch(op, stream.device, stream.handle, SMALL_FILE, &launch, &params);
+            }
             clear(op, output, cells * if reduce == Reduce::Occupancy { 1 } else { 4 }, stream)?;
             return by_point(op, clouds, reduce, output, null_mut(), stream);
         };
@@ -280,20 +312,23 @@ pub(super) fn backward(
             return reduce_cells(op, clouds, reduce, true, grad.dtype(), &params, plan, workspace, stream);
         }
         let mean = reduce == Reduce::Mean;
+        // Of the points only their number matters.
+        let rows = RowsParams {
+            grad: grad.data(),
+            output,
+            strides: strides(&grad),
+            rows: plan.cells as i64,
+            channels: channels as i64,
+            ..RowsParams::new(&clouds.points, None, reduce)
+        };
+        if let Some(small) = &plan.small {
+            return small_rows(op, clouds, reduce, true, grad.dtype(), &rows, small, stream);
+        }
         if let Some(tiling) = &plan.tiling {
             let parts = Parts::new(plan, workspace);
             let chunks = tile(op, clouds, tiling, &parts.grouped(tiling), output, row_bytes, stream)?;
             let Tiles { launch, tiles } = plan::tile_spread(op, grad.dtype(), batch, tiling, channels)?;
-            // Of the points only their number matters.
-            let rows = RowsParams {
-                grad: grad.data(),
-                output,
-                strides: strides(&grad),
-                rows: plan.cells as i64,
-                channels: channels as i64,
-                tiles: tiles as i32,
-                ..RowsParams::new(&clouds.points, None, reduce)
-            };
+            let rows = RowsParams { tiles: tiles as i32, ..rows };
             let params = TileRowsParams { rows, chunks, order: parts.order, cursor: parts.cursor };
             return cuda::launch(op, stream.device, stream.handle, TILES_FILE, &launch, &params);
         }

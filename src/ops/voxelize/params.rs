@@ -2,7 +2,7 @@
 
 use super::grid::Clouds;
 use super::reduce::Reduce;
-use crate::tensor::View;
+use crate::tensor::{DType, View};
 use std::ptr::{null, null_mut};
 
 /// `Clouds` in the kernels.
@@ -176,6 +176,51 @@ pub(crate) struct TileRowsParams {
 }
 
 const _: () = assert!(size_of::<TileRowsParams>() == 240);
+
+/// `Small` in the kernels.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Small {
+    pub clouds: Points,
+    /// `PointsType` in the kernels.
+    pub kind: i32,
+    pub bits: i32,
+}
+
+const _: () = assert!(size_of::<Small>() == 160);
+
+impl Small {
+    /// The same clouds by address, a block of which takes one of so many tiles of 2^bits cells.
+    pub(crate) fn new(clouds: &Clouds, bits: u32, tiles: u32) -> Self {
+        let kind = match clouds.points.dtype() {
+            DType::F64 => 0,
+            DType::F32 => 1,
+            DType::F16 => 2,
+            _ => 3,
+        };
+        Small { clouds: Points::new(clouds, tiles), kind, bits: bits as i32 }
+    }
+}
+
+/// `VoxelizeSmallPointsParams` in the kernels.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SmallPointsParams {
+    pub small: Small,
+    pub output: *mut u8,
+}
+
+const _: () = assert!(size_of::<SmallPointsParams>() == 168);
+
+/// `VoxelizeSmallRowsParams` in the kernels.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SmallRowsParams {
+    pub rows: RowsParams,
+    pub small: Small,
+}
+
+const _: () = assert!(size_of::<SmallRowsParams>() == 344);
 
 pub(crate) fn strides(view: &View) -> [i64; 3] {
     [0, 1, 2].map(|axis| view.stride(axis) as i64)

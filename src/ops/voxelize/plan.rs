@@ -10,6 +10,8 @@ use crate::tensor::DType;
 pub const BLOCK: u32 = 256;
 /// Threads of a block that writes a chunk of points by tile: more points share the chunk's line of the table.
 const WIDE_BLOCK: u32 = 1024;
+/// Points that each of them takes at a time.
+const POINTS_OF_THREAD: usize = 4;
 /// Bytes that one thread clears.
 pub const CLEARED: u64 = 16;
 /// Points that one thread marks or counts.
@@ -26,13 +28,21 @@ const TILE_BITS: u32 = 10;
 const LEAST_BITS: u32 = 5;
 /// Tiles of a grid: their counters of 16 bits are 32 KB of the 48 KB of shared memory that a launch may have unasked.
 const MOST_TILES: usize = 16_384;
-/// Blocks that fill an H200 (132 multiprocessors of 6 to 8 blocks); where a grid has fewer tiles they are made smaller.
+/// Blocks that share out the channels of few tiles: as many fill an H200 (132 multiprocessors of 6 to 8 blocks).
 const ENOUGH_BLOCKS: usize = 1024;
+/// Tiles of all grids below which they are made smaller: nearly one for each of 132 multiprocessors (148 of sm_100 and
+/// 108 of sm_80 gain no more: what a block of few cells does takes as long as what one of many does).
+const FEW_TILES: usize = 128;
 /// Points of a tile up to which there is no gain in smaller tiles: a block keeps 2048 points in shared memory, and some
 /// tiles have more than others.
 const POINTS_OF_TILE: usize = 1024;
-/// Points of a chunk: four for each thread of a block, `ROUND` in the kernel.
-pub(crate) const CHUNK: usize = 4096;
+/// Points of a chunk: four for each thread of a block.
+const CHUNK: usize = WIDE_BLOCK as usize * POINTS_OF_THREAD;
+/// Points of a chunk of clouds that have no more than 64 of these, in few tiles: a quarter of a block's threads then wait
+/// for each other, and more multiprocessors have work.
+const SMALL_CHUNK: usize = 1024;
+const SMALL_CHUNKS: usize = 64;
+const TILES_OF_SMALL_CHUNK: usize = 1024;
 /// Tiles of a grid up to which a chunk is that small; its line of the table is then at most 2 bytes a point.
 const TILES_OF_CHUNK: usize = 4096;
 /// Points of a chunk for more tiles, again 2 bytes a point; counters of 16 bits hold them.
@@ -40,6 +50,14 @@ const LARGE_CHUNK: usize = 16_384;
 /// Bytes of the table that are borrowed for any number of points, and for each point.
 const TABLE_BYTES: usize = 64 << 20;
 const TABLE_BYTES_A_POINT: usize = 8;
+
+/// Points of a small cloud: a block keeps them all, `KEPT` in the kernels.
+const POINTS_OF_SMALL: usize = 2048;
+/// Points that the blocks of small clouds look at in all, each at all of its cloud: 4000 for each of 132
+/// multiprocessors take some 2 us there, less than a launch that writes them by tile.
+const LOOKS: usize = 1 << 19;
+/// Tiles of all grids whose blocks all run at once on an H200, four to a multiprocessor.
+const TILES_AT_ONCE: usize = 528;
 
 /// Cells a point up to which the gradient of a sum goes to the points by tiles, which read that of the cells near a
 /// point once: a point alone reads a sector of up to 16 cells for each channel.
@@ -52,7 +70,7 @@ pub struct Tiling {
     pub bits: u32,
     /// Tiles of a grid.
     pub tiles: usize,
-    /// Points of a chunk.
+    /// Points of a chunk, which are one round of a block or several of the widest.
     pub chunk: usize,
     /// Chunks of a cloud.
     pub chunks: usize,
@@ -61,6 +79,16 @@ pub struct Tiling {
 }
 
 impl Tiling {
+    /// Threads of a block that takes a chunk.
+    pub fn threads(&self) -> u32 {
+        WIDE_BLOCK.min((self.chunk / POINTS_OF_THREAD) as u32)
+    }
+
+    /// A block takes a chunk in one round.
+    pub fn one_round(&self) -> bool {
+        self.chunk <= CHUNK
+    }
+
     /// For that many clouds in grids of so many cells, or `None` where the table would be too large.
     pub fn new(batch: usize, points: usize, cells: usize) -> Option<Tiling> {
         let tiles = |bits: u32| cells.div_ceil(1 << bits);
@@ -69,7 +97,7 @@ impl Tiling {
         }
         let wanted = |bits: u32| {
             let tiles = tiles(bits);
-            let few = tiles.saturating_mul(batch) < ENOUGH_BLOCKS;
+            let few = tiles.saturating_mul(batch) < FEW_TILES;
             tiles < TILES_OF_CHUNK && (few || points / tiles.max(1) > POINTS_OF_TILE)
         };
         let mut bits = TILE_BITS;
@@ -77,12 +105,41 @@ impl Tiling {
             bits -= 1;
         }
         let tiles = tiles(bits);
-        let chunk = if tiles <= TILES_OF_CHUNK { CHUNK } else { LARGE_CHUNK };
+        let chunk = if points <= SMALL_CHUNKS * SMALL_CHUNK && tiles <= TILES_OF_SMALL_CHUNK {
+            SMALL_CHUNK
+        } else if tiles <= TILES_OF_CHUNK {
+            CHUNK
+        } else {
+            LARGE_CHUNK
+        };
         let tiling =
             Tiling { bits, tiles, chunk, chunks: points.div_ceil(chunk), pitch: (tiles + 1).next_multiple_of(8) };
         let table = tiling.chunks.checked_mul(tiling.pitch * 2)?.checked_mul(batch)?;
         let most = points.saturating_mul(batch).saturating_mul(TABLE_BYTES_A_POINT).saturating_add(TABLE_BYTES);
         (table <= most).then_some(tiling)
+    }
+}
+
+/// How a grid is cut into tiles where clouds are so small that a block of each looks at all points.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Small {
+    /// A tile is 2^bits neighbouring cells.
+    pub bits: u32,
+    /// Tiles of a grid.
+    pub tiles: usize,
+}
+
+impl Small {
+    /// For that many clouds in grids of so many cells, or `None` where that would take longer than other ways.
+    pub fn new(batch: usize, points: usize, cells: usize) -> Option<Small> {
+        let tiles = |bits: u32| cells.div_ceil(1 << bits);
+        let mut bits = TILE_BITS;
+        while bits > LEAST_BITS && tiles(bits).saturating_mul(batch) < FEW_TILES {
+            bits -= 1;
+        }
+        let (tiles, all) = (tiles(bits), tiles(bits).saturating_mul(batch));
+        let few = points <= POINTS_OF_SMALL && all <= TILES_AT_ONCE && all.saturating_mul(points) <= LOOKS;
+        few.then_some(Small { bits, tiles })
     }
 }
 
@@ -93,6 +150,8 @@ impl Tiling {
 pub struct Workspace {
     /// Voxels of a grid.
     pub cells: usize,
+    /// How one launch does it all on CUDA, where clouds are small.
+    pub small: Option<Small>,
     /// How points are grouped on CUDA, where it is by tiles.
     pub tiling: Option<Tiling>,
     /// int32 for each cell, on CUDA: how many points it has. First, so that it can be cleared together with `cursor`.
@@ -128,8 +187,11 @@ impl Workspace {
         let groups = reduce.picks() || !backward && reduce.reads_features();
         let mean = backward && reduce == Reduce::Mean;
         let spreads = mean || backward && reduce == Reduce::Sum && cells / CELLS_OF_POINT <= points;
-        let tiling = if cuda && (groups || spreads) { Tiling::new(batch, points, cells) } else { None };
+        let small = if cuda && (!backward || groups || spreads) { Small::new(batch, points, cells) } else { None };
+        let by_tiles = cuda && small.is_none() && (groups || spreads);
+        let tiling = if by_tiles { Tiling::new(batch, points, cells) } else { None };
         let tiled = tiling.is_some();
+        let (groups, mean) = (groups && small.is_none(), mean && small.is_none());
         let counts = !tiled && (groups && cuda || mean);
         let clouds = if cuda { batch } else { batch.min(1) };
         let mut bytes = Some(0usize);
@@ -155,6 +217,7 @@ impl Workspace {
         })?;
         Ok(Workspace {
             cells,
+            small,
             tiling,
             counts_at,
             cursor_at,
@@ -263,7 +326,7 @@ pub fn tile_spread(op: &str, dtype: DType, batch: usize, tiling: &Tiling, channe
 /// Writes the points of each chunk by tile.
 pub fn chunks(op: &str, dtype: DType, batch: usize, tiling: &Tiling) -> Result<Tiles> {
     let kernel = kernel_name!(@floats "voxelize_tiles_", "", dtype);
-    shared_out(op, kernel, batch, tiling.chunks as u64, 1, WIDE_BLOCK)
+    shared_out(op, kernel, batch, tiling.chunks as u64, 1, tiling.threads())
 }
 
 /// Reduces the points of each tile: a block a tile.
@@ -283,6 +346,36 @@ pub fn tile_rows(
     };
     let tiles = tiling.tiles as u64;
     let parts = parts(tiles.saturating_mul(batch as u64), dtype, channels, tiling.bits);
+    shared_out(op, kernel, batch, tiles, parts, BLOCK)
+}
+
+/// Marks or counts the points of small clouds: a block a tile.
+pub fn small_points(op: &str, reduce: Reduce, batch: usize, small: &Small) -> Result<Tiles> {
+    let kernel = match reduce {
+        Reduce::Occupancy => "voxelize_small_occupancy",
+        _ => "voxelize_small_count",
+    };
+    shared_out(op, kernel, batch, small.tiles as u64, 1, BLOCK)
+}
+
+/// Reduces the points of each tile of small clouds, or sends them its gradient: a block a tile.
+pub fn small_rows(
+    op: &str,
+    reduce: Reduce,
+    backward: bool,
+    dtype: DType,
+    batch: usize,
+    small: &Small,
+    channels: usize,
+) -> Result<Tiles> {
+    let kernel = match (reduce.picks(), backward) {
+        (true, true) => kernel_name!(@floats "voxelize_small_send_", "", dtype),
+        (true, false) => kernel_name!(@floats "voxelize_small_pick_", "", dtype),
+        (false, true) => kernel_name!(@floats "voxelize_small_spread_", "", dtype),
+        (false, false) => kernel_name!(@floats "voxelize_small_sum_", "", dtype),
+    };
+    let tiles = small.tiles as u64;
+    let parts = parts(tiles.saturating_mul(batch as u64), dtype, channels, small.bits);
     shared_out(op, kernel, batch, tiles, parts, BLOCK)
 }
 
@@ -324,10 +417,10 @@ mod tests {
     fn parts_are_aligned_and_do_not_overlap() {
         let many = 1024 * MOST_TILES + 1;
         for (cells, needs) in [
-            (999, [0, 3 * 4, 0, 3 * 101 * 4, 0, 3 * 101 * 4, 3 * 40 * 2]),
-            (many, [3 * many * 4, 3 * 4, 3 * many * 4, 3 * 101 * 4, 3 * 101 * 4, 0, 0]),
+            (999, [0, 3 * 4, 0, 3 * 2049 * 4, 0, 3 * 2049 * 4, 3 * 3 * 40 * 2]),
+            (many, [3 * many * 4, 3 * 4, 3 * many * 4, 3 * 2049 * 4, 3 * 2049 * 4, 0, 0]),
         ] {
-            let plan = Workspace::new("voxelize", 3, 101, cells, Reduce::Mean, false, true).unwrap();
+            let plan = Workspace::new("voxelize", 3, 2049, cells, Reduce::Mean, false, true).unwrap();
             let parts = [
                 plan.counts_at,
                 plan.cursor_at,
@@ -344,8 +437,8 @@ mod tests {
         }
         let cpu = Workspace::new("voxelize", 3, 101, 999, Reduce::Mean, false, false).unwrap();
         assert_eq!(cpu.bytes, 816 + 816, "one cloud at a time");
-        let spread = |reduce, cells| Workspace::new("voxelize", 1, 1000, cells, reduce, true, true).unwrap().tiling;
-        assert!(spread(Reduce::Mean, CELLS).is_some() && spread(Reduce::Sum, 16_000).is_some());
+        let spread = |reduce, cells| Workspace::new("voxelize", 1, 5000, cells, reduce, true, true).unwrap().tiling;
+        assert!(spread(Reduce::Mean, CELLS).is_some() && spread(Reduce::Sum, 80_000).is_some());
         assert!(spread(Reduce::Sum, CELLS).is_none(), "a gather reads less");
         assert!(Workspace::new("voxelize", 1 << 40, 1 << 30, CELLS, Reduce::Max, true, true).is_err());
     }
@@ -375,6 +468,9 @@ mod tests {
         assert_eq!(bits(1, 4_000_000, 256), 10);
         assert_eq!(bits(1, 4_000_000, 64), 6, "4096 tiles of 1000 points");
         assert_eq!(bits(1, 1000, 16), 5, "few, and none smaller");
+        assert_eq!(bits(1, 20_000, 32), 8, "128 at once");
+        let chunk = |points, side: usize| Tiling::new(1, points, side.pow(3)).unwrap().chunk;
+        assert_eq!((chunk(65_536, 64), chunk(65_537, 64), chunk(65_536, 128)), (SMALL_CHUNK, CHUNK, CHUNK));
         assert_eq!(bits(8, 100_000, 64), 10);
         assert_eq!(Tiling::new(1, 4_000_000, 256usize.pow(3)).unwrap().chunk, LARGE_CHUNK);
         assert_eq!(Tiling::new(1, 4_000_000, 512usize.pow(3)), None, "more tiles than counters");
@@ -396,13 +492,35 @@ mod tests {
     }
 
     #[test]
+    fn small_clouds_are_one_launch_without_memory() {
+        let small = |batch, points, side: usize| Small::new(batch, points, side.pow(3));
+        assert_eq!(small(1, 2048, 16), Some(Small { bits: 5, tiles: 128 }));
+        assert_eq!(small(1, 2048, 32), Some(Small { bits: 8, tiles: 128 }));
+        assert_eq!(small(8, 1024, 24), Some(Small { bits: 9, tiles: 27 }));
+        assert_eq!(small(1, 100, 128), None, "more tiles than run at once");
+        assert_eq!(small(2, 2048, 48), Some(Small { bits: 10, tiles: 108 }));
+        assert_eq!(small(3, 2048, 48), None, "too many looks");
+        assert_eq!(small(1, 2049, 16), None, "more than a block keeps");
+        assert_eq!(small(0, 5, 1), Some(Small { bits: 5, tiles: 1 }));
+        for (reduce, backward) in [(Reduce::Occupancy, false), (Reduce::Mean, false), (Reduce::Max, true)] {
+            let plan = Workspace::new("voxelize", 2, 100, 999, reduce, backward, true).unwrap();
+            assert!(plan.small.is_some() && plan.tiling.is_none() && plan.bytes == 0, "{plan:?}");
+        }
+        let plan = Small::new(1, 1000, 16 * 16 * 16).unwrap();
+        let tiles = small_rows("voxelize", Reduce::Mean, true, DType::F16, 1, &plan, 300).unwrap();
+        assert_eq!((tiles.launch.kernel, tiles.launch.grid), ("voxelize_small_spread_f16", [128, 2, 1]));
+        let tiles = small_points("voxelize", Reduce::Occupancy, 3, &plan).unwrap();
+        assert_eq!((tiles.launch.kernel, tiles.launch.grid), ("voxelize_small_occupancy", [384, 1, 1]));
+    }
+
+    #[test]
     fn few_tiles_share_out_their_channels() {
         let parts = |side: usize, channels| {
             let tiling = Tiling::new(1, 1000, side.pow(3)).unwrap();
             tile_rows("voxelize", Reduce::Sum, false, DType::F32, 1, &tiling, channels).unwrap().launch.grid[1]
         };
         assert_eq!(parts(128, 64), 1);
-        assert_eq!(parts(32, 64), 1, "1024 tiles of 32 cells");
+        assert_eq!(parts(32, 64), 4, "128 tiles of 256 cells and 16 channels");
         assert_eq!(parts(16, 64), 1, "128 tiles of 32 cells and 128 channels");
         assert_eq!(parts(16, 300), 3);
     }

@@ -1,6 +1,6 @@
 //! `voxelize_sparse` on CUDA: each kernel's parameters and the launches.
 
-use super::plan::{self, DIGIT, Workspace};
+use super::plan::{self, Workspace};
 use super::{Fill, Rows};
 use crate::cuda;
 use crate::device::Stream;
@@ -44,9 +44,10 @@ struct Sort {
     points: i64,
     tiles: i32,
     first_bit: i32,
+    bits: i32,
 }
 
-const _: () = assert!(size_of::<Sort>() == 72);
+const _: () = assert!(size_of::<Sort>() == 80);
 
 /// `VoxelizeSparseRowsParams` in the kernels.
 #[repr(C)]
@@ -187,7 +188,7 @@ pub(super) fn rows(
         // of the outputs and the workspace are checked.
         return unsafe { rows_by_tiles(op, clouds, order, num_voxels, (plan, tiling), workspace, stream) };
     }
-    let launches = plan::plan(op, batch, points, clouds.points.dtype(), 0)?;
+    let launches = plan::plan(op, batch, points, clouds.points.dtype(), plan.key, 0)?;
     let part = |at: usize| workspace.wrapping_add(at);
     let dropped = clouds.grid.cells().unwrap_or(u64::MAX);
     let mut sort = Sort {
@@ -201,6 +202,7 @@ pub(super) fn rows(
         points: points as i64,
         tiles: plan.tiles as i32,
         first_bit: 0,
+        bits: plan.digit as i32,
     };
     let exchange = |sort: &mut Sort| {
         swap(&mut sort.keys, &mut sort.sorted_keys);
@@ -217,7 +219,7 @@ pub(super) fn rows(
             Keys { clouds: Points::new(clouds, launches.keys.tiles), keys: sort.keys, order: sort.order, dropped };
         launch(op, &launches.keys.launch, &keys, stream)?;
         for pass in 0..if points > 0 { plan.passes } else { 0 } {
-            sort.first_bit = (pass * DIGIT) as i32;
+            sort.first_bit = (pass * plan.digit) as i32;
             launch(op, &launches.count, &sort, stream)?;
             launch(op, &launches.scan, &sort, stream)?;
             launch(op, &launches.shift, &sort, stream)?;
@@ -266,7 +268,7 @@ pub(super) fn fill(op: &'static str, rows: &Fill, plan: &Workspace, workspace: *
         // SAFETY: as in `rows`, which left the workspace.
         return unsafe { cuda::launch(op, stream.device, stream.handle, TILES_FILE, &launch, &params) };
     }
-    let launches = plan::plan(op, rows.batch, rows.points, DType::F32, rows.rows)?;
+    let launches = plan::plan(op, rows.batch, rows.points, DType::F32, plan.key, rows.rows)?;
     let params = Params {
         keys: part(plan.keys_at),
         order: rows.order,

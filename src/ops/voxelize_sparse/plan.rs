@@ -2,14 +2,14 @@
 
 use crate::error::{Error, Result};
 use crate::launch::Launch;
-use crate::ops::rows_plan::{blocks, kernel_name, line, warps};
+use crate::ops::rows_plan::{blocks, kernel_name, line};
 use crate::ops::voxelize::grid::Grid;
 use crate::ops::voxelize::plan::{BLOCK, GROUP, Tiles, Tiling, tiles};
 use crate::tensor::DType;
 
-/// Bits of a digit: a thread of a block for each of its 256 values.
+/// Bits of a digit at most: a thread of a block for each of its 256 values.
 pub const DIGIT: u32 = 8;
-/// Values of a digit.
+/// Values of a digit at most.
 pub const DIGITS: usize = 1 << DIGIT;
 /// Points that a thread of the sort takes.
 pub const EACH: u64 = 8;
@@ -35,13 +35,17 @@ fn tiling(batch: usize, points: usize, grid: &Grid) -> Option<Tiling> {
 pub struct Workspace {
     /// Digits of a key, the number of passes of the sort.
     pub passes: u32,
+    /// Bits of a digit on CUDA: no more than that many passes need, so that fewer digits have longer runs.
+    pub digit: u32,
+    /// Bytes of a key: on CUDA 4 where they hold the grid's cells.
+    pub key: usize,
     /// Blocks of the sort for a cloud.
     pub tiles: usize,
     /// How clouds are sorted on CUDA, where it is by tiles of their grids and not by the digits of keys.
     pub tiling: Option<Tiling>,
-    /// uint64 for each point: keys, sorted when all passes are done.
+    /// A key for each point, sorted when all passes are done.
     pub keys_at: usize,
-    /// uint64 for each point (on the CPU of one cloud): keys between passes.
+    /// A key for each point (on the CPU of one cloud): keys between passes.
     pub spare_keys_at: usize,
     /// int32 for each point (on the CPU of one cloud): points between passes; then where rows end.
     pub spare_order_at: usize,
@@ -72,7 +76,10 @@ impl Workspace {
     pub fn new(op: &str, batch: usize, points: usize, grid: &Grid, cuda: bool) -> Result<Workspace> {
         // A key is a cell, or their number for a dropped point, which so comes last.
         let cells = grid.cells().unwrap_or(u64::MAX);
-        let passes = (u64::BITS - cells.leading_zeros()).div_ceil(DIGIT);
+        let bits = u64::BITS - cells.leading_zeros();
+        let passes = bits.div_ceil(DIGIT);
+        let digit = bits.div_ceil(passes.max(1));
+        let key = if cuda && u32::try_from(cells).is_ok() { 4 } else { 8 };
         let tiles = points.div_ceil(TILE);
         let tiling = if cuda { tiling(batch, points, grid) } else { None };
         let tiled = if tiling.is_some() { batch } else { 0 };
@@ -86,8 +93,8 @@ impl Workspace {
             bytes = bytes.and(next.filter(|&next| next <= isize::MAX as usize));
             at
         };
-        let keys_at = part(sorted, points, 8);
-        let spare_keys_at = part(one, points, 8);
+        let keys_at = part(sorted, points, key);
+        let spare_keys_at = part(one, points, key);
         let spare_order_at = part(one, points, 4);
         let device = if cuda { sorted } else { 0 };
         let counts_at = part(device, tiles.saturating_mul(DIGITS), 4);
@@ -106,6 +113,8 @@ impl Workspace {
         })?;
         let parts = Workspace {
             passes,
+            digit,
+            key,
             tiles,
             tiling,
             keys_at,
@@ -133,7 +142,7 @@ pub struct Plan {
     pub keys: Tiles,
     /// Counts the digits of each tile.
     pub count: Launch,
-    /// Turns counts into places: a warp for each digit of each cloud.
+    /// Turns counts into places: a block for each digit of each cloud.
     pub scan: Launch,
     /// Moves keys to their places.
     pub shift: Launch,
@@ -147,8 +156,15 @@ pub struct Plan {
     pub finish: Launch,
 }
 
-/// The plan for clouds of that many points of that type and that many rows.
-pub fn plan(op: &str, batch: usize, points: usize, dtype: DType, rows: usize) -> Result<Plan> {
+/// The name of a kernel by the bytes of keys.
+macro_rules! by_key {
+    ($stem:literal, $key:expr) => {
+        if $key == 4 { concat!("voxelize_sparse_", $stem, "_u32") } else { concat!("voxelize_sparse_", $stem, "_u64") }
+    };
+}
+
+/// The plan for clouds of that many points of that type and that many rows, with keys of so many bytes.
+pub fn plan(op: &str, batch: usize, points: usize, dtype: DType, key: usize, rows: usize) -> Result<Plan> {
     let by_tile = |kernel| Ok::<_, Error>(tiles(op, kernel, batch, points, EACH)?.launch);
     let number = Launch {
         kernel: "voxelize_sparse_number",
@@ -156,14 +172,19 @@ pub fn plan(op: &str, batch: usize, points: usize, dtype: DType, rows: usize) ->
         block: [BLOCK, 1, 1],
         shared_bytes: 0,
     };
+    let keys = match key {
+        4 => kernel_name!(@floats "voxelize_sparse_keys_", "_u32", dtype),
+        _ => kernel_name!(@floats "voxelize_sparse_keys_", "_u64", dtype),
+    };
+    let digits = (batch as u64).saturating_mul(DIGITS as u64).saturating_mul(u64::from(BLOCK));
     Ok(Plan {
-        keys: tiles(op, kernel_name!(@floats "voxelize_sparse_keys_", "", dtype), batch, points, 1)?,
-        count: by_tile("voxelize_sparse_count")?,
-        scan: warps(op, "voxelize_sparse_scan", (batch as u64).saturating_mul(DIGITS as u64))?,
-        shift: by_tile("voxelize_sparse_shift")?,
-        heads: by_tile("voxelize_sparse_heads")?,
+        keys: tiles(op, keys, batch, points, 1)?,
+        count: by_tile(by_key!("count", key))?,
+        scan: line(op, "voxelize_sparse_scan", digits, BLOCK)?,
+        shift: by_tile(by_key!("shift", key))?,
+        heads: by_tile(by_key!("heads", key))?,
         number,
-        fill: by_tile("voxelize_sparse_fill")?,
+        fill: by_tile(by_key!("fill", key))?,
         finish: line(op, "voxelize_sparse_finish", rows as u64, BLOCK)?,
     })
 }
@@ -211,14 +232,17 @@ mod tests {
         assert_eq!(passes([256, 1, 1]), 2);
         assert_eq!(passes([128, 128, 128]), 3);
         assert_eq!(passes([1 << 21, 1 << 21, 1 << 21]), 8);
+        let digit = |size| Workspace::new("voxelize_sparse", 1, 10, &grid(size), true).unwrap().digit;
+        assert_eq!((digit([512; 3]), digit([256; 3]), digit([1; 3])), (7, 7, 1));
     }
 
     #[test]
     fn memory_grows_with_points_and_not_with_the_grid() {
         let bytes = |points, size| Workspace::new("voxelize_sparse", 2, points, &grid(size), true).unwrap().bytes;
-        assert_eq!(bytes(500_000, [1 << 10; 3]), bytes(500_000, [1 << 21; 3]));
+        assert_eq!(bytes(500_000, [1 << 11; 3]), bytes(500_000, [1 << 21; 3]));
         let each = |side| bytes(1 << 20, [side; 3]) as f64 / (2.0 * f64::from(1 << 20));
-        assert!((20.0..21.0).contains(&each(1 << 10)), "{} bytes a point by keys", each(1 << 10));
+        assert!((12.0..13.0).contains(&each(1 << 10)), "{} bytes a point by keys of 4", each(1 << 10));
+        assert!((20.0..21.0).contains(&each(1 << 11)), "{} bytes a point by keys of 8", each(1 << 11));
         assert!((24.0..26.5).contains(&each(8)) && (24.0..26.5).contains(&each(256)), "{} by tiles", each(256));
         assert!(Workspace::new("voxelize_sparse", 1 << 40, 1 << 30, &grid([1; 3]), true).is_err());
     }
@@ -238,9 +262,9 @@ mod tests {
 
     #[test]
     fn parts_are_aligned_and_do_not_overlap() {
-        let by_keys = [3 * 2049 * 8, 3 * 2049 * 8, 3 * 2049 * 4, 3 * 2 * 256 * 4, 3 * 256 * 4, 3 * 2 * 8];
+        let by_keys = [3 * 2049 * 4, 3 * 2049 * 4, 3 * 2049 * 4, 3 * 2 * 256 * 4, 3 * 256 * 4, 3 * 2 * 8];
         let [few, points] = [3 * 4, 3 * 2049 * 4];
-        let by_tiles = [few, points, points, 3 * 8 * 2, (3 * 7 + 1) * 8, 4 * points];
+        let by_tiles = [few, points, points, 3 * 3 * 8 * 2, (3 * 7 + 1) * 8, 4 * points];
         for (size, keys, tiles) in [([500; 3], by_keys, [0; 6]), ([5, 6, 7], [0; 6], by_tiles)] {
             let plan = Workspace::new("voxelize_sparse", 3, 2049, &grid(size), true).unwrap();
             let parts = [
@@ -265,9 +289,13 @@ mod tests {
     }
 
     #[test]
-    fn a_warp_scans_a_digit_of_a_cloud() {
-        let plan = plan("voxelize_sparse", 2, 500_000, DType::F32, 1000).unwrap();
-        assert_eq!(plan.scan.grid, [128, 1, 1]);
+    fn a_block_scans_a_digit_of_a_cloud() {
+        let plan = plan("voxelize_sparse", 2, 500_000, DType::F32, 4, 1000).unwrap();
+        assert_eq!(plan.scan.grid, [512, 1, 1]);
+        assert_eq!(
+            (plan.keys.launch.kernel, plan.fill.kernel),
+            ("voxelize_sparse_keys_f32_u32", "voxelize_sparse_fill_u32")
+        );
         assert_eq!(plan.shift.grid, [490, 1, 1]);
         assert_eq!((plan.keys.launch.grid, plan.keys.tiles), ([3908, 1, 1], 1954));
         assert_eq!(plan.finish.grid, [4, 1, 1]);

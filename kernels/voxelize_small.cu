@@ -1,0 +1,188 @@
+// voxelize of small clouds: each block looks at all points of a cloud and takes those in its tile.
+//
+// One launch, without memory of its own: for few points it costs less to find all cells in every block than to write
+// them by tile first.
+
+#include "voxelize_tile.cuh"
+
+using namespace robocache;
+
+// Mirrored by ops::voxelize::params::Small.
+enum PointsType : int { F64, F32, F16, BF16 };
+
+struct Small {
+  Clouds clouds;
+  int type;  // of the points
+  int bits;  // a tile is 2^bits neighbouring cells
+};
+static_assert(sizeof(Small) == 160, "mirrors ops::voxelize::params::Small");
+
+struct VoxelizeSmallPointsParams {
+  Small small;
+  unsigned char* output;  // [B, cells] bytes that are 0 or 1, or int32
+};
+static_assert(sizeof(VoxelizeSmallPointsParams) == 168, "mirrors ops::voxelize::params::SmallPointsParams");
+
+struct VoxelizeSmallRowsParams {
+  VoxelizeRowsParams rows;
+  Small small;
+};
+static_assert(sizeof(VoxelizeSmallRowsParams) == 344, "mirrors ops::voxelize::params::SmallRowsParams");
+
+namespace {
+
+// What runs once waits for its instructions more than for anything else, so the four points are a loop.
+template <class P>
+__device__ int4 cells_as(const Clouds& clouds, i64 cloud, i64 point, i64 end) {
+  P numbers[3 * FOUR];
+  load_four(clouds, cloud, point, end, numbers);
+  int4 cells{-1, -1, -1, -1};
+#pragma unroll 1
+  for (int k = 0; k < FOUR; ++k) {
+    const auto coordinate = [&](int axis) { return Element<P>::widen(numbers[axis]); };
+    const int cell = cell_at<int>(clouds, coordinate(0), coordinate(1), coordinate(2));
+    cells = int4{cells.y, cells.z, cells.w, cell};
+#pragma unroll
+    for (int at = 0; at < 3 * (FOUR - 1); ++at) numbers[at] = numbers[at + 3];
+  }
+  return cells;
+}
+
+// The cells of four neighbouring points, -1 from point `end` on. Out of line: kernels by the type of their points too
+// would be four times as many.
+__device__ __noinline__ int4 cells_of(const Small& small, i64 cloud, i64 point, i64 end) {
+  switch (small.type) {
+    case F64: return cells_as<double>(small.clouds, cloud, point, end);
+    case F32: return cells_as<float>(small.clouds, cloud, point, end);
+    case F16: return cells_as<__half>(small.clouds, cloud, point, end);
+    default: return cells_as<__nv_bfloat16>(small.clouds, cloud, point, end);
+  }
+}
+
+// The points of a tile, found among all of its cloud, of which there are no more than a block keeps.
+struct Found {
+  struct Runs {
+    int of_warp[WARP];
+    int found;
+  };
+  static constexpr bool KEEPS_ALL = true;
+
+  const Small& small;
+  int bits;
+
+  __device__ explicit Found(const Small& small) : small(small), bits(small.bits) {}
+
+  // Calls `visit(point, cell)` for a cloud's points and -1 for the cell of those that are dropped.
+  template <class Visit>
+  __device__ void each(i64 cloud, const Visit& visit) const {
+    const i64 all = small.clouds.points_count, end = count_of(small.clouds, cloud);
+    for (i64 first = 0; first < all; first += BLOCK * FOUR) {
+      const i64 point = first + threadIdx.x * FOUR;
+      int4 cells = cells_of(small, cloud, point, end);
+#pragma unroll 1
+      for (int k = 0; k < FOUR; ++k) {
+        visit(point + k, cells.x);
+        cells = int4{cells.y, cells.z, cells.w, -1};
+      }
+    }
+  }
+
+  template <class Visit>
+  __device__ int walk(const Tile& tile, Runs& runs, const Visit& visit) const {
+    const int lane = threadIdx.x % WARP;
+    if (threadIdx.x == 0) runs.found = 0;
+    __syncthreads();
+    each(tile.cloud, [&](i64 point, int cell) {
+      const bool mine = cell >= 0 && cell >> bits == tile.index;
+      const unsigned ours = __ballot_sync(ALL_LANES, mine);
+      if (ours == 0) return;
+      int base = 0;
+      if (lane == 0) base = atomicAdd(&runs.found, __popc(ours));
+      const int index = __shfl_sync(ALL_LANES, base, 0) + __popc(ours & ((1u << lane) - 1));
+      visit(index, static_cast<int>(point), mine ? cell & ((1 << bits) - 1) : -1);
+    });
+    __syncthreads();
+    return runs.found;
+  }
+};
+
+// Marks or counts the points of a tile's cells, a thread four neighbours of them.
+template <class Number>
+__device__ void small_points(const VoxelizeSmallPointsParams& p) {
+  using Four = Vector<Number, EACH>;
+  __shared__ int4 counts[BLOCK];
+  const Tile tile = tile_of(p.small.clouds.tiles);
+  const i64 cells = p.small.clouds.cells;
+  counts[threadIdx.x] = int4{0, 0, 0, 0};
+  __syncthreads();
+  const int bits = p.small.bits;
+  Found(p.small).each(tile.cloud, [&](i64, int cell) {
+    if (cell < 0 || cell >> bits != tile.index) return;
+    int& count = reinterpret_cast<int*>(counts)[cell & ((1 << bits) - 1)];
+    // Threads that meet here write the same.
+    if constexpr (sizeof(Number) == 1) count = 1;
+    else atomicAdd(&count, 1);
+  });
+  __syncthreads();
+  const int place = threadIdx.x * EACH;
+  const i64 cell = (tile.index << bits) + place;
+  if (place >= 1 << bits || cell >= cells) return;
+  const int4 count = counts[threadIdx.x];
+  const auto number = [](int count) { return static_cast<Number>(count); };
+  const Four four{{number(count.x), number(count.y), number(count.z), number(count.w)}};
+  Number* output = reinterpret_cast<Number*>(p.output) + tile.cloud * cells + cell;
+  if (cells % EACH == 0 && reinterpret_cast<u64>(p.output) % sizeof(Four) == 0) {
+    *reinterpret_cast<Four*>(output) = four;
+    return;
+  }
+#pragma unroll
+  for (int k = 0; k < EACH; ++k)
+    if (cell + k < cells) output[k] = four.at[k];
+}
+
+template <class V>
+__device__ void small_spread(const VoxelizeSmallRowsParams& p) {
+  const Found points(p.small);
+  spread_tile<V>(p.rows, points);
+  const Tile tile = tile_of(p.rows.tiles);
+  if (tile.index != 0 || blockIdx.y != 0) return;
+  const i64 row_bytes = p.rows.channels * static_cast<i64>(sizeof(V));
+  points.each(tile.cloud, [&](i64 point, int cell) {
+    if (cell < 0 && point < p.rows.points)
+      clear_row(static_cast<unsigned char*>(p.rows.output), row_bytes, tile.cloud * p.rows.points + point);
+  });
+}
+
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
+    voxelize_small_occupancy(const __grid_constant__ VoxelizeSmallPointsParams p) {
+  begin();
+  small_points<unsigned char>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
+    voxelize_small_count(const __grid_constant__ VoxelizeSmallPointsParams p) {
+  begin();
+  small_points<int>(p);
+}
+
+#define KERNEL(NAME, V, ...)                                                                                           \
+  extern "C" __global__ void __launch_bounds__(BLOCK, 4)                                                               \
+      voxelize_small_##NAME(const __grid_constant__ VoxelizeSmallRowsParams p) {                                       \
+    begin();                                                                                                           \
+    reduce_tile<V, __VA_ARGS__>(p.rows, Found(p.small));                                                               \
+  }
+#define TYPE(NAME, V)                                                                                                  \
+  KERNEL(sum_##NAME, V, Summed<V>)                                                                                     \
+  KERNEL(pick_##NAME, V, Picked<V, false>)                                                                             \
+  KERNEL(send_##NAME, V, Picked<V, true>)                                                                              \
+  extern "C" __global__ void __launch_bounds__(BLOCK, 4)                                                               \
+      voxelize_small_spread_##NAME(const __grid_constant__ VoxelizeSmallRowsParams p) {                                \
+    begin();                                                                                                           \
+    small_spread<V>(p);                                                                                                \
+  }
+TYPE(f64, double)
+TYPE(f32, float)
+TYPE(f16, __half)
+TYPE(bf16, __nv_bfloat16)
