@@ -263,6 +263,21 @@ def test_one_voxel_of_very_many_points() -> None:
 
 
 @gpu
+def test_full_tiles_of_many_channels() -> None:
+    """Blocks share the channels of a tile whose points are too many for the shared memory of each."""
+    points, features = torch.rand(2, 5000, 3) * 0.2, torch.randn(2, 5000, 800).half()
+    box = ([0.0] * 3, [0.125, 0.0625, 0.125], [8, 16, 8])
+    for reduce in BLENDS:
+        cpu = OPERATORS.voxelize(points, features, *box, reduce=reduce)
+        found = OPERATORS.voxelize(points.cuda(), features.cuda(), *box, reduce=reduce)
+        assert_same_bits(found, cpu, reduce)
+        grad = wave(cpu)
+        cpu = OPERATORS.voxelize_backward(grad, points, features, *box, reduce=reduce)
+        found = OPERATORS.voxelize_backward(grad.cuda(), points.cuda(), features.cuda(), *box, reduce=reduce)
+        assert_same_bits(found, cpu, reduce)
+
+
+@gpu
 def test_odd_points_stay_within_bounds() -> None:
     """The memory check of the GPU run watches the bounds."""
     points, features, lengths = inputs()
