@@ -23,6 +23,7 @@ A peer that is not installed, or lacks what a case needs, has a dash and is told
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import gc
 import platform
 import shlex
@@ -283,6 +284,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--limit", type=float, default=3600.0, help="seconds after which no case is begun")
     parser.add_argument("--record", type=Path, help="a .jsonl file to append to, or the folder of one a day")
     options = parser.parse_args(arguments)
+    # A peer that ends the process says where.
+    faulthandler.enable()
     torch.manual_seed(0)
     device, begun = torch.device(options.device), time.monotonic()
     bench = Bench(device, options.seconds, options.quick, autotune=device.type == "cuda" and not options.quick)

@@ -1,7 +1,7 @@
 // voxelize_sparse: a stable radix sort of each cloud's points by voxel, then a row for each voxel in that order.
 //
-// A key is a cell of the grid, or the number of cells for a dropped point, which so comes last; it has 32 bits where that
-// is enough. A block of the sort takes 2048 neighbouring points of one cloud, a warp 256 of them in 8 rounds. A pass over
+// A key is a cell of the grid, or the number of cells for a dropped point, which so comes last; it has 32 bits where
+// these are enough. A block of the sort takes 2048 neighbouring points of one cloud, a warp 256 of them in 8 rounds. A pass over
 // a digit of at most 8 bits takes three launches: `count` the digits of each tile, `scan` them over the tiles, `shift`
 // the keys, which a block puts in order in shared memory first, so that it writes those of a digit side by side.
 
@@ -42,12 +42,13 @@ struct VoxelizeSparseRowsParams {
   int* starts;       // [M]
   i64* point_voxel;  // [B, N]
   int* ends;         // [B * N]: where a row's points end
+  int* rows_of;      // [B, N]: each point's row, or -1, until `finish` widens it; null where int32 cannot hold a row
   u64 dropped;
   i64 size[3];
   i64 batch, points, rows;
   int tiles;
 };
-static_assert(sizeof(VoxelizeSparseRowsParams) == 136, "mirrors ops::voxelize_sparse::cuda::RowsParams");
+static_assert(sizeof(VoxelizeSparseRowsParams) == 144, "mirrors ops::voxelize_sparse::cuda::RowsParams");
 
 struct VoxelizeSparseSpreadParams {
   const void* grad;        // [M, C]
@@ -274,6 +275,17 @@ __device__ void number(const VoxelizeSparseRowsParams& p) {
   if (threadIdx.x == 0) *p.num_voxels = before;
 }
 
+__device__ void write_coords(int* to, i64 row, const int4& coords) {
+  if (reinterpret_cast<u64>(to) % sizeof(int4) == 0) {
+    reinterpret_cast<int4*>(to)[row] = coords;
+    return;
+  }
+  to[4 * row] = coords.x;
+  to[4 * row + 1] = coords.y;
+  to[4 * row + 2] = coords.z;
+  to[4 * row + 3] = coords.w;
+}
+
 template <class Key>
 __device__ void fill(const VoxelizeSparseRowsParams& p) {
   __shared__ int of_warp[WARPS];
@@ -283,10 +295,12 @@ __device__ void fill(const VoxelizeSparseRowsParams& p) {
   const Key* keys = static_cast<const Key*>(p.keys) + row;
   const Key dropped = static_cast<Key>(p.dropped), y = static_cast<Key>(p.size[1]), z = static_cast<Key>(p.size[2]);
   unsigned begins[EACH];
-  int mine = 0;
+  int points[EACH], mine = 0;
 #pragma unroll
   for (int round = 0; round < EACH; ++round) {
-    begins[round] = __ballot_sync(ALL_LANES, is_head(p, keys, place_of(tile, round)));
+    const i64 place = place_of(tile, round);
+    points[round] = place < p.points ? p.order[row + place] : 0;
+    begins[round] = __ballot_sync(ALL_LANES, is_head(p, keys, place));
     mine += __popc(begins[round]);
   }
   if (lane == 0) of_warp[warp] = mine;
@@ -302,28 +316,31 @@ __device__ void fill(const VoxelizeSparseRowsParams& p) {
     if (place >= p.points) continue;
     const Key key = keys[place];
     const bool kept = key != dropped && mine < p.rows;
-    p.point_voxel[row + p.order[row + place]] = kept ? mine : -1;
+    // Half the bytes more often find their sector still in the L2 cache.
+    if (p.rows_of != nullptr) p.rows_of[row + points[round]] = kept ? static_cast<int>(mine) : -1;
+    else p.point_voxel[row + points[round]] = kept ? mine : -1;
     if (!kept) continue;
     if ((begins[round] >> lane & 1) != 0) {
       const Key column = key / z, x = column / y;
-      p.coords[4 * mine] = static_cast<int>(tile.cloud);
-      p.coords[4 * mine + 1] = static_cast<int>(x);
-      p.coords[4 * mine + 2] = static_cast<int>(column - x * y);
-      p.coords[4 * mine + 3] = static_cast<int>(key - column * z);
+      const int4 coords{static_cast<int>(tile.cloud), static_cast<int>(x), static_cast<int>(column - x * y),
+                        static_cast<int>(key - column * z)};
+      write_coords(p.coords, mine, coords);
       p.starts[mine] = static_cast<int>(place);
     }
     if (place + 1 == p.points || keys[place + 1] != key) p.ends[mine] = static_cast<int>(place + 1);
   }
 }
 
+// Threads: one for each row and each point.
 __device__ void finish(const VoxelizeSparseRowsParams& p) {
   const i64 row = static_cast<i64>(blockIdx.x) * BLOCK + threadIdx.x;
+  if (p.rows_of != nullptr && row < p.batch * p.points) p.point_voxel[row] = p.rows_of[row];
   if (row >= p.rows) return;
   if (row < *p.num_voxels) {
     p.counts[row] = p.ends[row] - p.starts[row];
     return;
   }
-  for (int k = 0; k < 4; ++k) p.coords[4 * row + k] = -1;
+  write_coords(p.coords, row, {-1, -1, -1, -1});
   p.counts[row] = 0;
   p.starts[row] = 0;
 }

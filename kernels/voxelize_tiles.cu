@@ -67,7 +67,7 @@ __device__ void scan_tiles(uint4* counters, uint4* line, int eights) {
 
 // Points that a block takes in one round are four for each thread.
 constexpr int MOST_ROUND = WIDE_BLOCK * FOUR;
-static_assert(EIGHTS >= MOST_ROUND / 4 + MOST_ROUND / EIGHT + 1, "counters of as many tiles leave room for its entries");
+static_assert(EIGHTS >= MOST_ROUND / 4 + MOST_ROUND / EIGHT + 1, "as many tiles leave room for its entries");
 
 __device__ unsigned entry_of(int number, int cell, int bits) {
   return static_cast<unsigned>(number << TILE_BITS | (cell & ((1 << bits) - 1)));
@@ -167,7 +167,7 @@ struct Written {
 }  // namespace
 
 #define TILES(NAME, P)                                                                                                 \
-  extern "C" __global__ void __launch_bounds__(WIDE_BLOCK, 2)                                                           \
+  extern "C" __global__ void __launch_bounds__(WIDE_BLOCK, 2)                                                          \
       voxelize_tiles_##NAME(const __grid_constant__ VoxelizeTilesParams p) {                                           \
     begin();                                                                                                           \
     write_chunk<P>(p);                                                                                                 \

@@ -140,6 +140,17 @@ def test_what_lies_past_a_length_is_not_read(device: torch.device) -> None:
 # What the issue of other libraries is: axes swapped, negative coordinates cut towards zero, NaN counted in voxel 0.
 
 
+def test_occupancy_of_many_points_is_where_some_are_counted(device: torch.device, rng: np.random.Generator) -> None:
+    """Enough points that threads mark the cells in bits of their own."""
+    points = torch.from_numpy(rng.random((2, 150_000, 3)) * 1.2 - 0.1).to(torch.float32).to(device)
+    lengths = torch.tensor([150_000, 70_001], device=device)
+    for grid in ([100, 90, 80], [7, 5, 3], [1, 1, 1]):
+        box = ([0.0] * 3, [1 / n for n in grid], grid)
+        count = robocache.voxelize(points, None, *box, reduce="count", lengths=lengths)
+        assert int(count.sum()) < 220_001
+        assert torch.equal(robocache.voxelize(points, None, *box, lengths=lengths), count > 0)
+
+
 def test_axes_are_x_y_z(device: torch.device) -> None:
     points = torch.tensor([[0.5, 1.5, 2.5]], device=device)
     grid = robocache.voxelize(points, None, [0, 0, 0], [1], [2, 3, 4])

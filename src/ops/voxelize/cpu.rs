@@ -4,18 +4,18 @@
 use super::cells_cpu::{self, Key, each_run, with_key};
 use super::exact::Feature;
 use super::grid::Clouds;
-use super::plan::Workspace;
+use super::plan::{MOST_PARTS, Workspace};
 use super::reduce::Reduce;
 use super::rows::{Column, Place, Voxels, holder};
 use super::sort_cpu::{Pairs, sort};
 use crate::ops::rows::GRAIN;
-use crate::simd::{Level, Work};
+use crate::simd::{Level, Work, prefetch};
 use crate::tensor::{DType, View};
 use crate::threads::{Threads, huge_pages};
 use half::{bf16, f16};
 use std::ops::Range;
 use std::slice::from_raw_parts_mut;
-use std::sync::atomic::{AtomicI32, AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering::Relaxed};
 
 /// Voxels below which another thread costs more than it saves.
 const CELLS: usize = 4096;
@@ -93,11 +93,12 @@ pub(crate) fn clear(first: *mut u8, bytes: usize, threads: &dyn Threads) {
     });
 }
 
-/// The points of a cloud by cell: keys that ascend, and the points in that order.
+/// The points of a cloud by cell: keys that ascend, and the points in that order; apart from them the dropped ones.
 #[derive(Clone, Copy)]
 struct Groups<'w, K> {
     keys: &'w [K],
     points: &'w [i32],
+    dropped: &'w [i32],
 }
 
 impl<'w, K: Key> Groups<'w, K> {
@@ -121,7 +122,7 @@ impl<'w, K: Key> Groups<'w, K> {
         let write = |first: usize, keys: &mut [K]| unsafe { cells_cpu::write(clouds, cloud, first, keys) };
         let Pairs { keys, points } = sort(pairs, spare, u64::BITS - dropped.leading_zeros(), threads, &write);
         let kept = keys.partition_point(|key| key.cell() < dropped);
-        Groups { keys: &keys[..kept], points: &points[..kept] }
+        Groups { keys: &keys[..kept], points: &points[..kept], dropped: &points[kept..] }
     }
 
     /// Points in cells before that one.
@@ -164,7 +165,7 @@ impl<'w, K: Key> Walk<'w, K> {
     /// The next cell, its points, and as many points that will soon follow.
     #[inline(always)]
     fn next(&mut self) -> Option<(usize, &'w [i32], &'w [i32])> {
-        let Groups { keys, points } = self.groups;
+        let Groups { keys, points, .. } = self.groups;
         let (first, mut end) = (self.first, self.first + 1);
         if first >= self.last {
             return None;
@@ -192,6 +193,12 @@ pub(super) fn forward(
 ) {
     let (cells, all) = (plan.cells, 0..clouds.batch());
     match (reduce, features) {
+        (Reduce::Occupancy, _) if plan.parts > 0 => {
+            for cloud in all {
+                let grid = Shared(output.wrapping_add(cloud * cells));
+                with_key!(cells as u64, K => occupancy::<K>(clouds, cloud, plan, grid, workspace, threads));
+            }
+        }
         (Reduce::Occupancy, _) => {
             clear(output, all.len() * cells, threads);
             let output = Shared(output);
@@ -219,6 +226,64 @@ pub(super) fn forward(
             }
         }
     }
+}
+
+/// Points whose cells are found at a time.
+const RUN: usize = 256;
+
+/// Marks a cloud's occupied cells: each thread in bits of its own, those of the first of its parts, so that threads do
+/// not take each other's cache lines; then all bits become bytes.
+fn occupancy<K: Key>(
+    clouds: &Clouds,
+    cloud: usize,
+    plan: &Workspace,
+    grid: Shared<u8>,
+    workspace: *mut u8,
+    threads: &dyn Threads,
+) {
+    let (cells, points, words) = (plan.cells, clouds.points(), plan.cells.div_ceil(64));
+    let bits = Shared(workspace.wrapping_add(plan.marks_at).cast::<u64>());
+    let marked: [AtomicBool; MOST_PARTS] = Default::default();
+    threads.run(plan.parts, 1, &|range| {
+        // SAFETY: `voxelize` checked the workspace, and the words of a part are those of the thread that has it.
+        let bits = unsafe { bits.slice(range.start * words, words) };
+        bits.fill(0);
+        marked[range.start].store(true, Relaxed);
+        let end = range.end * points / plan.parts;
+        for first in (range.start * points / plan.parts..end).step_by(RUN) {
+            let mut keys = [K::default(); RUN];
+            let keys = &mut keys[..RUN.min(end - first)];
+            // SAFETY: host memory (a place on the CPU); the key was chosen for the cells.
+            unsafe { cells_cpu::write(clouds, cloud, first, keys) };
+            for cell in keys.iter().map(|key| key.cell() as usize).filter(|&cell| cell < cells) {
+                bits[cell / 64] |= 1 << (cell % 64);
+            }
+        }
+    });
+    let parts: Vec<usize> = (0..plan.parts).filter(|&part| marked[part].load(Relaxed)).collect();
+    threads.run(words, GRAIN / 64, &|range| {
+        let (bits, grid) = (&bits, &grid);
+        for word in range {
+            // SAFETY: as above; they are written.
+            let marked = parts.iter().fold(0, |all, part| all | unsafe { *bits.0.add(part * words + word) });
+            let flags = spread_bits(marked);
+            let here = flags.len().min(cells - 64 * word);
+            // SAFETY: a byte for each cell; a word's cells are one thread's.
+            unsafe { grid.slice(64 * word, here) }.copy_from_slice(&flags[..here]);
+        }
+    });
+}
+
+/// A byte that is 0 or 1 for each bit, from the lowest on.
+#[inline(always)]
+fn spread_bits(bits: u64) -> [u8; 64] {
+    let mut flags = [0; 64];
+    for (eight, byte) in flags.chunks_exact_mut(8).zip(bits.to_le_bytes()) {
+        // Each byte keeps one bit of its own, which the addition carries to its highest place.
+        let kept = (u64::from(byte) * 0x0101_0101_0101_0101) & 0x8040_2010_0804_0201;
+        eight.copy_from_slice(&(((kept + 0x7f7f_7f7f_7f7f_7f7f) >> 7) & 0x0101_0101_0101_0101).to_le_bytes());
+    }
+    flags
 }
 
 /// Adds one for each point to the cell of its cloud, the first of which is that of `range.start`.
@@ -309,36 +374,129 @@ fn spread<F: Feature>(
     workspace: *mut u8,
     threads: &dyn Threads,
 ) {
-    let (points, channels, output) = (clouds.points(), grad.size(1), Shared(output));
-    let counts: *mut i32 = workspace.cast();
     for cloud in 0..clouds.batch() {
-        if reduce == Reduce::Mean {
-            clear(workspace, plan.cells * size_of::<i32>(), threads);
-            count(clouds, cloud..cloud + 1, counts, plan.cells, threads);
-        }
-        let counts = Shared(counts);
-        with_key!(plan.cells as u64, K => each_run::<K>(clouds, cloud..cloud + 1, threads, |_, first, found| {
-            let (output, counts) = (&output, &counts);
-            for (point, key) in (first..).zip(found) {
-                let cell = Some(key.cell() as usize).filter(|&cell| cell < plan.cells);
-                // SAFETY: a count for each cell, written above.
-                let count = cell.filter(|_| reduce == Reduce::Mean).map_or(1, |cell| unsafe { *counts.0.add(cell) });
-                for channel in 0..channels {
-                    let sent = cell.map_or(0.0, |cell| {
-                        let at = cloud as isize * grad.stride(0)
-                            + channel as isize * grad.stride(1)
-                            + cell as isize * grad.stride(2);
-                        // SAFETY: host memory of type `F`, within the shape.
-                        unsafe { *grad.at::<F>(at) }.to_f64()
-                    });
-                    // SAFETY: each place is written once.
-                    unsafe {
-                        output.set((cloud * points + point) * channels + channel, F::rounded(sent, f64::from(count)))
-                    };
+        let rows = Rows { grad, reduce, cloud, output: Shared(output), points: clouds.points() };
+        with_key!(plan.cells as u64, K => {
+            if plan.groups {
+                // SAFETY: `voxelize_backward` checked the workspace.
+                let groups = unsafe { Groups::<K>::new(clouds, cloud, plan, workspace, threads) };
+                spread_cells(&rows, &groups, plan.cells, threads);
+            } else {
+                spread_points::<F, K>(&rows, clouds, plan.cells, threads);
+            }
+        });
+    }
+}
+
+/// Where the points of a cloud get the gradient of their voxels.
+struct Rows<'g, F> {
+    grad: &'g View<'g>,
+    reduce: Reduce,
+    cloud: usize,
+    output: Shared<F>,
+    /// Of a cloud.
+    points: usize,
+}
+
+/// Channels whose gradients are read before any is written: the points of a voxel then get theirs side by side.
+const SENT: usize = 16;
+
+impl<F: Feature> Rows<'_, F> {
+    fn channels(&self) -> usize {
+        self.grad.size(1)
+    }
+
+    /// Where a point's row is written.
+    #[inline(always)]
+    fn row(&self, point: i32) -> *mut F {
+        self.output.0.wrapping_add((self.cloud * self.points + point as usize) * self.channels())
+    }
+
+    /// Gives all points of a cell its gradient.
+    ///
+    /// # Safety
+    /// Host memory of type `F`; the cell is of the grid, and no other thread writes these points' rows.
+    #[inline(always)]
+    unsafe fn send(&self, cell: usize, points: &[i32]) {
+        let [cloud_stride, channel_stride, cell_stride] = [0, 1, 2].map(|axis| self.grad.stride(axis));
+        let from = self.cloud as isize * cloud_stride + cell as isize * cell_stride;
+        let count = if self.reduce == Reduce::Mean { points.len() as f64 } else { 1.0 };
+        let mut sent = [F::narrow_from(0.0); SENT];
+        for first in (0..self.channels()).step_by(SENT) {
+            let here = SENT.min(self.channels() - first);
+            // SAFETY: the caller's promise.
+            unsafe {
+                for (value, channel) in sent[..here].iter_mut().zip(first..) {
+                    *value = *self.grad.at::<F>(from + channel as isize * channel_stride);
+                }
+                if count != 1.0 {
+                    for value in &mut sent[..here] {
+                        *value = F::rounded(value.to_f64(), count);
+                    }
+                }
+                for &point in points {
+                    self.row(point).add(first).copy_from_nonoverlapping(sent.as_ptr(), here);
                 }
             }
-        }));
+        }
     }
+
+    /// Gives points that are in no cell zero.
+    ///
+    /// # Safety
+    /// As for [`Rows::send`].
+    unsafe fn drop(&self, points: &[i32]) {
+        for &point in points {
+            // SAFETY: the caller's promise; all bits zero is zero in every floating type.
+            unsafe { self.row(point).write_bytes(0, self.channels()) }
+        }
+    }
+}
+
+/// Some cells of a cloud's grid, for one thread.
+struct Spread<'g, F, K> {
+    rows: &'g Rows<'g, F>,
+    groups: &'g Groups<'g, K>,
+    range: Range<usize>,
+}
+
+impl<F: Feature, K: Key> Work for Spread<'_, F, K> {
+    #[inline(always)]
+    fn run(self) {
+        let mut walk = self.groups.within(&self.range);
+        while let Some((cell, points, soon)) = walk.next() {
+            for &point in soon {
+                prefetch(self.rows.row(point));
+            }
+            // SAFETY: host memory of type `F`; a point of the cloud is in one cell, and a cell in one piece.
+            unsafe { self.rows.send(cell, points) }
+        }
+    }
+}
+
+/// Cell by cell, in order: neighbours share what is read of the grid.
+fn spread_cells<F: Feature, K: Key>(rows: &Rows<F>, groups: &Groups<K>, cells: usize, threads: &dyn Threads) {
+    threads.run(groups.dropped.len(), GRAIN, &|range| {
+        // SAFETY: host memory of type `F`; a point is dropped once.
+        unsafe { rows.drop(&groups.dropped[range]) }
+    });
+    let pieces = groups.pieces(cells, POINT);
+    threads.run(pieces.len(), 1, &|range| {
+        for piece in &pieces[range] {
+            Level::best().run(Spread { rows, groups, range: piece.clone() });
+        }
+    });
+}
+
+/// Point by point, of a sum whose points have far more cells.
+fn spread_points<F: Feature, K: Key>(rows: &Rows<F>, clouds: &Clouds, cells: usize, threads: &dyn Threads) {
+    each_run::<K>(clouds, rows.cloud..rows.cloud + 1, threads, |_, first, found| {
+        for (point, key) in (first as i32..).zip(found) {
+            let cell = key.cell() as usize;
+            // SAFETY: host memory of type `F`; each point comes once.
+            unsafe { if cell < cells { rows.send(cell, &[point]) } else { rows.drop(&[point]) } }
+        }
+    });
 }
 
 /// The gradient of an extremum: its holder gets all of it.

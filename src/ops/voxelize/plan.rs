@@ -63,6 +63,12 @@ const TILES_AT_ONCE: usize = 528;
 /// point once: a point alone reads a sector of up to 16 cells for each channel.
 const CELLS_OF_POINT: usize = 16;
 
+/// Cells a point up to which the CPU marks occupied cells in bits, all of which it reads again.
+const CELLS_OF_MARK: usize = 16;
+/// Points of a part that may have bits of its own, and parts at most: a thread marks all of its parts in those of one.
+const POINTS_OF_PART: usize = 1 << 14;
+pub(crate) const MOST_PARTS: usize = 16;
+
 /// How a grid is cut into tiles and its clouds into chunks; a block takes a chunk, then a block takes a tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tiling {
@@ -150,6 +156,8 @@ impl Small {
 pub struct Workspace {
     /// Voxels of a grid.
     pub cells: usize,
+    /// Points are grouped by cell, on CUDA where it is not by tiles.
+    pub groups: bool,
     /// How one launch does it all on CUDA, where clouds are small.
     pub small: Option<Small>,
     /// How points are grouped on CUDA, where it is by tiles.
@@ -169,6 +177,11 @@ pub struct Workspace {
     pub entries_at: usize,
     /// uint16 for each tile of each chunk, and more.
     pub table_at: usize,
+    /// Parts of a cloud's points on the CPU with room to mark their occupied cells in bits; 0 where bytes are written
+    /// at once.
+    pub parts: usize,
+    /// uint64 for each 64 cells of each part.
+    pub marks_at: usize,
     /// All of it.
     pub bytes: usize,
 }
@@ -187,12 +200,15 @@ impl Workspace {
         let groups = reduce.picks() || !backward && reduce.reads_features();
         let mean = backward && reduce == Reduce::Mean;
         let spreads = mean || backward && reduce == Reduce::Sum && cells / CELLS_OF_POINT <= points;
+        let groups = groups || !cuda && spreads;
         let small = if cuda && (!backward || groups || spreads) { Small::new(batch, points, cells) } else { None };
         let by_tiles = cuda && small.is_none() && (groups || spreads);
         let tiling = if by_tiles { Tiling::new(batch, points, cells) } else { None };
         let tiled = tiling.is_some();
         let (groups, mean) = (groups && small.is_none(), mean && small.is_none());
-        let counts = !tiled && (groups && cuda || mean);
+        let counts = cuda && !tiled && (groups || mean);
+        let marks = !cuda && !backward && reduce == Reduce::Occupancy && cells / CELLS_OF_MARK <= points;
+        let parts = if marks { (points / POINTS_OF_PART).min(MOST_PARTS) } else { 0 };
         let clouds = if cuda { batch } else { batch.min(1) };
         let mut bytes = Some(0usize);
         let mut part = |wanted: bool, items: usize, item: usize| {
@@ -211,12 +227,14 @@ impl Workspace {
         let places_at = part(groups && !tiled, points, place);
         let entries_at = part(tiled, points, 4);
         let table_at = part(tiled, tiling.map_or(0, |tiling| tiling.chunks.saturating_mul(tiling.pitch)), 2);
+        let marks_at = part(parts > 0, cells.div_ceil(64).saturating_mul(parts), 8);
         let bytes = bytes.ok_or_else(|| {
             let found = format!("{batch} clouds of {points} points in {cells} voxels");
             Error::Value(format!("{op}: grid_size must be small enough to plan memory for, got {found}"))
         })?;
         Ok(Workspace {
             cells,
+            groups: groups && !tiled,
             small,
             tiling,
             counts_at,
@@ -226,6 +244,8 @@ impl Workspace {
             places_at,
             entries_at,
             table_at,
+            parts,
+            marks_at,
             bytes,
         })
     }

@@ -62,6 +62,7 @@ struct Params {
     starts: *mut i32,
     point_voxel: *mut i64,
     ends: *mut u8,
+    rows_of: *mut u8,
     dropped: u64,
     size: [i64; 3],
     batch: i64,
@@ -70,7 +71,7 @@ struct Params {
     tiles: i32,
 }
 
-const _: () = assert!(size_of::<Params>() == 136);
+const _: () = assert!(size_of::<Params>() == 144);
 
 /// `VoxelizeSparseSpreadParams` in the kernel.
 #[repr(C)]
@@ -235,6 +236,7 @@ pub(super) fn rows(
             starts: null_mut(),
             point_voxel: null_mut(),
             ends: null_mut(),
+            rows_of: null_mut(),
             dropped,
             size: clouds.grid.size,
             batch: batch as i64,
@@ -268,7 +270,9 @@ pub(super) fn fill(op: &'static str, rows: &Fill, plan: &Workspace, workspace: *
         // SAFETY: as in `rows`, which left the workspace.
         return unsafe { cuda::launch(op, stream.device, stream.handle, TILES_FILE, &launch, &params) };
     }
-    let launches = plan::plan(op, rows.batch, rows.points, DType::F32, plan.key, rows.rows)?;
+    let points = rows.batch * rows.points;
+    let narrow = i32::try_from(points).is_ok();
+    let launches = plan::plan(op, rows.batch, rows.points, DType::F32, plan.key, rows.rows.max(points))?;
     let params = Params {
         keys: part(plan.keys_at),
         order: rows.order,
@@ -279,6 +283,7 @@ pub(super) fn fill(op: &'static str, rows: &Fill, plan: &Workspace, workspace: *
         starts: rows.starts,
         point_voxel: rows.point_voxel,
         ends: part(plan.spare_order_at),
+        rows_of: if narrow { part(plan.spare_keys_at) } else { null_mut() },
         dropped: rows.size.iter().map(|&voxels| voxels as u64).product(),
         size: rows.size,
         batch: rows.batch as i64,

@@ -21,13 +21,19 @@ const NUMBER_BLOCK: u32 = 1024;
 /// Tiles of all grids up to which one block can tell what is before each in a few rounds.
 const MOST_TILES: usize = 1 << 17;
 
-/// How clouds are sorted on CUDA where it is by tiles of their grids: these are few, and int32 counts all points.
+/// Points of a tile beyond which the passes over keys take less: a block has no room for them in shared memory, and puts
+/// them in order with few of its warps.
+const MOST_POINTS: usize = 1024;
+
+/// How clouds are sorted on CUDA where it is by tiles of their grids: these are few and not full, and int32 counts all
+/// points.
 fn tiling(batch: usize, points: usize, grid: &Grid) -> Option<Tiling> {
     let cells = grid.cells().and_then(|cells| usize::try_from(cells).ok())?;
     let tiling = Tiling::new(batch, points, cells)?;
     let fits = batch.checked_mul(points).is_some_and(|all| i32::try_from(all).is_ok());
     let few = batch.checked_mul(tiling.tiles).is_some_and(|all| all <= MOST_TILES);
-    (fits && few).then_some(tiling)
+    let full = points / tiling.tiles.max(1) > MOST_POINTS;
+    (fits && few && !full).then_some(tiling)
 }
 
 /// The memory that a call borrows: offsets and size in bytes, each part aligned to 16.
@@ -152,7 +158,7 @@ pub struct Plan {
     pub number: Launch,
     /// Writes the row of each point, and each row's voxel.
     pub fill: Launch,
-    /// Counts the points of rows and empties those past the last.
+    /// Counts the points of rows and empties those past the last, and widens the row of each point.
     pub finish: Launch,
 }
 
@@ -163,7 +169,8 @@ macro_rules! by_key {
     };
 }
 
-/// The plan for clouds of that many points of that type and that many rows, with keys of so many bytes.
+/// The plan for clouds of that many points of that type, with keys of so many bytes; `rows` are the rows or the points of
+/// all clouds, of which there are more.
 pub fn plan(op: &str, batch: usize, points: usize, dtype: DType, key: usize, rows: usize) -> Result<Plan> {
     let by_tile = |kernel| Ok::<_, Error>(tiles(op, kernel, batch, points, EACH)?.launch);
     let number = Launch {
@@ -243,7 +250,7 @@ mod tests {
         let each = |side| bytes(1 << 20, [side; 3]) as f64 / (2.0 * f64::from(1 << 20));
         assert!((12.0..13.0).contains(&each(1 << 10)), "{} bytes a point by keys of 4", each(1 << 10));
         assert!((20.0..21.0).contains(&each(1 << 11)), "{} bytes a point by keys of 8", each(1 << 11));
-        assert!((24.0..26.5).contains(&each(8)) && (24.0..26.5).contains(&each(256)), "{} by tiles", each(256));
+        assert!((24.0..26.5).contains(&each(64)) && (24.0..26.5).contains(&each(256)), "{} by tiles", each(256));
         assert!(Workspace::new("voxelize_sparse", 1 << 40, 1 << 30, &grid([1; 3]), true).is_err());
     }
 
@@ -255,7 +262,8 @@ mod tests {
         assert_eq!(tiling(1, 500_000, 128).unwrap().tiles, 2048);
         assert_eq!(tiling(1, 500_000, 256).unwrap().tiles, 16_384);
         assert_eq!(tiling(1, 500_000, 257), None, "more tiles than a block counts");
-        assert_eq!(tiling(1 << 12, 1 << 20, 8), None, "more points than int32 counts");
+        assert_eq!(tiling(1 << 12, 1 << 20, 64), None, "more points than int32 counts");
+        assert_eq!(tiling(1, 7_000_000, 31), None, "932 full tiles");
         assert_eq!(tiling(100, 1000, 128), None, "more tiles than one block adds up");
         assert_eq!(Workspace::new("voxelize_sparse", 1, 9, &grid([8; 3]), false).unwrap().tiling, None);
     }
