@@ -44,53 +44,6 @@ __device__ inline double rounded<double>(double sum, double count) {
   return __ddiv_rn(sum, count);
 }
 
-// Bits of an f64 that an element has not, and the least that it holds with all of its own.
-template <class V>
-struct Narrow;
-template <>
-struct Narrow<float> {
-  static constexpr int CUT = 29;
-  static constexpr double LEAST = 1.1754943508222875e-38;
-};
-template <>
-struct Narrow<__half> {
-  static constexpr int CUT = 42;
-  static constexpr double LEAST = 6.103515625e-05;
-};
-template <>
-struct Narrow<__nv_bfloat16> {
-  static constexpr int CUT = 45;
-  static constexpr double LEAST = 1.1754943508222875e-38;
-};
-
-// The quotients of a row's exact sums, each rounded once.
-template <class V>
-struct Divisor {
-  double count, inverse = 1;
-
-  __device__ explicit Divisor(double count) : count(count) {
-    if (count != 1) inverse = __drcp_rn(count);
-  }
-
-  // The product with the inverse is off by less than 2 of its last bits: it rounds as the quotient does unless it lies
-  // that near to where an element's rounding changes.
-  __device__ V of(double sum) const {
-    if (count == 1) return narrow_from<V>(sum);
-    const double quotient = sum * inverse;
-    constexpr u64 HALF = 1ull << (Narrow<V>::CUT - 1), NEAR = 4;
-    const u64 past = (bits_of(quotient) & (2 * HALF - 1)) - (HALF - NEAR);
-    if ((past > 2 * NEAR && fabs(quotient) >= Narrow<V>::LEAST) || quotient == 0) return narrow_from<V>(quotient);
-    return rounded<V>(sum, count);
-  }
-};
-template <>
-struct Divisor<double> {
-  double count;
-
-  __device__ explicit Divisor(double count) : count(count) {}
-  __device__ double of(double sum) const { return rounded<double>(sum, count); }
-};
-
 // A value over a number of points, rounded once. With so few points that the exact quotient lies further from where an
 // element's rounding changes than an f32 errs, the f32 quotient rounds to the same.
 constexpr int FEW = 1024;

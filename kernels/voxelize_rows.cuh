@@ -159,11 +159,11 @@ struct Summed {
       for (int k = 0; k < N; ++k) sums[k].value += to_f64(chunk.at[k]);
     }
     add_points<1>(p, row, features, 1, 1, sums);
-    const Divisor<V> divisor(p.mean != 0 && row.count != 0 ? row.count : 1);
+    const double count = p.mean != 0 && row.count != 0 ? row.count : 1;
 #pragma unroll
     for (int k = 0; k < N; ++k) {
       if (features.has(k))
-        keep(k, sums[k].exact ? divisor.of(sums[k].value) : sum_exactly<V>(p, row, channel + k));
+        keep(k, sums[k].exact ? rounded<V>(sums[k].value, count) : sum_exactly<V>(p, row, channel + k));
     }
   }
 
