@@ -30,6 +30,12 @@ namespace {
 
 // Threads of a block that writes a chunk; small chunks have fewer.
 constexpr int WIDE_BLOCK = 1024;
+// Of these a multiprocessor holds two where it has room for 2048 threads, else one.
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 900 || __CUDA_ARCH__ == 1000)
+constexpr int WIDE_BLOCKS = 2;
+#else
+constexpr int WIDE_BLOCKS = 1;
+#endif
 constexpr int MOST_TILES = 16384;
 // Counters of 16 bits, eight together.
 constexpr int EIGHT = 8;
@@ -167,7 +173,7 @@ struct Written {
 }  // namespace
 
 #define TILES(NAME, P)                                                                                                 \
-  extern "C" __global__ void __launch_bounds__(WIDE_BLOCK, 2)                                                          \
+  extern "C" __global__ void __launch_bounds__(WIDE_BLOCK, WIDE_BLOCKS)                                                \
       voxelize_tiles_##NAME(const __grid_constant__ VoxelizeTilesParams p) {                                           \
     begin();                                                                                                           \
     write_chunk<P>(p);                                                                                                 \
