@@ -284,8 +284,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--limit", type=float, default=3600.0, help="seconds after which no case is begun")
     parser.add_argument("--record", type=Path, help="a .jsonl file to append to, or the folder of one a day")
     options = parser.parse_args(arguments)
-    # A peer that ends the process says where.
-    faulthandler.enable()
     torch.manual_seed(0)
     device, begun = torch.device(options.device), time.monotonic()
     bench = Bench(device, options.seconds, options.quick, autotune=device.type == "cuda" and not options.quick)
@@ -332,4 +330,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    faulthandler.enable()  # a peer that ends the process says where
     main()
