@@ -129,4 +129,25 @@ __device__ int count_up(Key key, const Add& add) {
   return key >= 0 ? first + __popc(peers & ((1u << lane) - 1)) : -1;
 }
 
+// The sum of a block's values before this thread's, and of all; `of_warp` has a place for each warp.
+__device__ inline int before_in_block(int value, int* of_warp, int& all) {
+  const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+  int sum = value;
+  for (int step = 1; step < WARP; step *= 2) {
+    const int other = __shfl_up_sync(ALL_LANES, sum, step);
+    if (lane >= step) sum += other;
+  }
+  __syncthreads();
+  if (lane == WARP - 1) of_warp[warp] = sum;
+  __syncthreads();
+  int theirs = lane < warps ? of_warp[lane] : 0;
+  for (int step = 1; step < WARP; step *= 2) {
+    const int other = __shfl_up_sync(ALL_LANES, theirs, step);
+    if (lane >= step) theirs += other;
+  }
+  all = __shfl_sync(ALL_LANES, theirs, WARP - 1);
+  const int before = __shfl_sync(ALL_LANES, theirs, warp > 0 ? warp - 1 : 0);
+  return (warp > 0 ? before : 0) + sum - value;
+}
+
 }  // namespace robocache

@@ -116,20 +116,6 @@ __device__ int up_to(int value, int lane) {
   return value;
 }
 
-// The sum of a block's values before this thread's, and of all; a block that comes again waits in between.
-__device__ int before_in_block(int value, int* of_warp, int& all) {
-  const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, sum = up_to(value, lane);
-  if (lane == WARP - 1) of_warp[warp] = sum;
-  __syncthreads();
-  int before = sum - value;
-  all = 0;
-  for (int other = 0; other < WARPS; ++other) {
-    if (other < warp) before += of_warp[other];
-    all += of_warp[other];
-  }
-  return before;
-}
-
 // Threads: a block for each digit of each cloud.
 __device__ void scan(const VoxelizeSparseSortParams& p) {
   __shared__ int of_warp[WARPS];
@@ -147,7 +133,6 @@ __device__ void scan(const VoxelizeSparseSortParams& p) {
       mine += four[k];
     }
     before += all;
-    __syncthreads();
   }
   if (threadIdx.x == 0) p.totals[blockIdx.x] = before;
 }
@@ -157,7 +142,7 @@ __device__ void shift(const VoxelizeSparseSortParams& p) {
   __shared__ int counts[WARPS][DIGITS];  // of each warp, then of the warps before it
   __shared__ int starts[DIGITS];         // where a digit begins in the block's order
   __shared__ int bases[DIGITS];          // from there to its place in the cloud
-  __shared__ int of_warp[2][WARPS];
+  __shared__ int of_warp[WARPS];
   __shared__ Key sorted_keys[TILE];
   __shared__ int sorted_order[TILE];
   const Tile tile = tile_of(p.tiles);
@@ -201,10 +186,10 @@ __device__ void shift(const VoxelizeSparseSortParams& p) {
     counts[other][threadIdx.x] = running;
     running += theirs;
   }
-  const int start = before_in_block(running, of_warp[0], all);
+  const int start = before_in_block(running, of_warp, all);
   int keys_of_cloud;
   starts[threadIdx.x] = start;
-  bases[threadIdx.x] = before_in_block(total, of_warp[1], keys_of_cloud) + ahead - start;
+  bases[threadIdx.x] = before_in_block(total, of_warp, keys_of_cloud) + ahead - start;
   __syncthreads();
 #pragma unroll
   for (int round = 0; round < EACH; ++round) {
