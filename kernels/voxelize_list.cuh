@@ -7,22 +7,34 @@
 
 namespace robocache {
 
-constexpr int BLOCK = 256;
-constexpr int WARPS = BLOCK / WARP;
 // Neighbouring rows that a thread lists: its counts are a load of 16 bytes.
 constexpr int EACH = 4;
 constexpr int TILE_BITS = 10;
 constexpr int TILE = 1 << TILE_BITS;
 static_assert(TILE == BLOCK * EACH, "a thread lists four rows of the largest tile");
 
-// The rows of a tile that have points.
+// 16 bytes of each row of a tile that are put together at a time: 32 KB where a multiprocessor still holds four blocks,
+// half of it where it has 100 KB in all.
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ == 1200)
+constexpr int STAGED = 1;
+#else
+constexpr int STAGED = 2;
+#endif
+
+// The rows of a tile that have points: those that a thread or a warp takes from the front of `places` on, the long ones
+// that take all of the block from its back.
 struct List {
   short places[TILE];
   unsigned char occupied[BLOCK];  // a bit for each of four neighbours
-  int size;
+  int size, longs;
+
+  // By one thread, before rows are added.
+  __device__ void clear() { size = longs = 0; }
+
+  __device__ int long_place(int index) const { return places[TILE - 1 - index]; }
 };
 
-// Adds a thread's four neighbouring rows to a list of size zero, which the block may then read; returns whether some
+// Adds a thread's four neighbouring rows to a list that is clear, which the block may then read; returns whether some
 // row has too many points for a thread.
 __device__ inline bool add_rows(List& list, const int (&counts)[EACH]) {
   const int lane = threadIdx.x % WARP, first = threadIdx.x * EACH;
@@ -30,7 +42,7 @@ __device__ inline bool add_rows(List& list, const int (&counts)[EACH]) {
   unsigned occupied = 0;
 #pragma unroll
   for (int k = 0; k < EACH; ++k) {
-    mine += counts[k] > 0;
+    mine += counts[k] > 0 && counts[k] <= TOGETHER;
     occupied |= static_cast<unsigned>(counts[k] > 0) << k;
     most = counts[k] > most ? counts[k] : most;
   }
@@ -44,8 +56,11 @@ __device__ inline bool add_rows(List& list, const int (&counts)[EACH]) {
   if (lane == WARP - 1 && before != 0) base = atomicAdd(&list.size, before);
   int index = __shfl_sync(ALL_LANES, base, WARP - 1) + before - mine;
 #pragma unroll
-  for (int k = 0; k < EACH; ++k)
-    if (counts[k] > 0) list.places[index++] = static_cast<short>(first + k);
+  for (int k = 0; k < EACH; ++k) {
+    if (counts[k] <= 0) continue;
+    const int at = counts[k] <= TOGETHER ? index++ : TILE - 1 - atomicAdd(&list.longs, 1);
+    list.places[at] = static_cast<short>(first + k);
+  }
   return __syncthreads_or(most > ALONE) != 0;
 }
 
@@ -65,16 +80,21 @@ struct Part {
     return wide;
   }
 
-  // Calls `visit(to, at, rows)` for four neighbouring rows of a channel, of which `rows` are in the grid.
+  // The four neighbouring rows of a thread, the same in all channels.
+  __device__ int four() const { return static_cast<int>(threadIdx.x) & ((1 << (bits - 2)) - 1); }
+
+  // Calls `visit(to, at, rows)` for these in each of the thread's channels, of which `rows` are in the grid.
   template <class Visit>
   __device__ void by_fours(const Visit& visit) const {
-    const int fours = bits - 2, all = channels << fours;
-    for (int each = threadIdx.x; each < all; each += BLOCK) {
-      const int four = each & ((1 << fours) - 1), k = each >> fours, place = four * EACH;
-      const i64 left = p.rows - row - place;
-      if (left <= 0) continue;
-      const i64 to = cloud * p.strides[0] + (first + k) * p.strides[1] + (row + place) * p.strides[2];
-      visit(to, k << bits | place, left < EACH ? static_cast<int>(left) : EACH);
+    const int place = four() * EACH, step = BLOCK >> (bits - 2);
+    const i64 left = p.rows - row - place;
+    if (left <= 0) return;
+    int k = static_cast<int>(threadIdx.x) >> (bits - 2), at = k << bits | place;
+    i64 to = cloud * p.strides[0] + (first + k) * p.strides[1] + (row + place) * p.strides[2];
+    for (; k < channels; k += step) {
+      visit(to, at, left < EACH ? static_cast<int>(left) : EACH);
+      at += step << bits;
+      to += step * p.strides[1];
     }
   }
 
@@ -90,8 +110,8 @@ struct Part {
     V* output = static_cast<V*>(p.output);
     const bool all = whole(output);
     const V zero = narrow_from<V>(0.0);
+    const unsigned occupied = list.occupied[four()];
     by_fours([&](i64 to, int at, int rows) {
-      const unsigned occupied = list.occupied[(at & ((1 << bits) - 1)) / EACH];
       if (all && rows == EACH) {
         Four four{{zero, zero, zero, zero}};
         if (occupied != 0) {
@@ -112,8 +132,8 @@ struct Part {
     using Four = Vector<V, EACH>;
     const V* grad = static_cast<const V*>(p.grad);
     const bool all = whole(grad);
+    if (list.occupied[four()] == 0) return;
     by_fours([&](i64 from, int at, int rows) {
-      if (list.occupied[(at & ((1 << bits) - 1)) / EACH] == 0) return;
       if (all && rows == EACH) {
         *reinterpret_cast<Four*>(staged + at) = *reinterpret_cast<const Four*>(grad + from);
         return;
@@ -135,7 +155,7 @@ __device__ inline Turn turn_of_block() { return {blockIdx.y, gridDim.y}; }
 // Calls `visit(part)` for the parts of a tile that are a block's.
 template <class V, class Visit>
 __device__ void by_parts(const VoxelizeRowsParams& p, const Tile& tile, int bits, Turn turn, const Visit& visit) {
-  const i64 channels = i64{GROUP<V>} << (TILE_BITS - bits);
+  const i64 channels = i64{STAGED * GROUP<V>} << (TILE_BITS - bits);
   for (i64 first = turn.block * channels; first < p.channels; first += turn.blocks * channels) {
     const i64 left = p.channels - first;
     visit(Part<V>{p, tile.cloud, tile.index << bits, bits, first, static_cast<int>(left < channels ? left : channels)});
@@ -180,13 +200,28 @@ __device__ __noinline__ void reduce_many(
   }
 }
 
+// The listed rows of more points than that, one after the other. All threads of the block come.
+template <class V, class Reduced, class RowOf>
+__device__ __noinline__ void reduce_longs(
+    const VoxelizeRowsParams& p, i64 cloud, int bits, int group_bits, const List& list, V* staged, i64 first,
+    RowOf row_of) {
+  __shared__ Partials partials;
+  for (int each = 0; each < list.longs << group_bits; ++each) {
+    const int place = list.long_place(each >> group_bits), group = each & ((1 << group_bits) - 1);
+    const i64 channel = first + group * GROUP<V>;
+    if (channel >= p.channels) continue;
+    const Stage<V, Reduced::SENDS> stage{p, cloud, channel, staged, (group * GROUP<V>) << bits | place, bits};
+    Reduced::by_block(p, row_of(place), channel, partials, stage);
+  }
+}
+
 // Reduces the listed rows and writes all rows of the tile, or sends the gradient of the listed ones, a part of the
 // block's that fits `staged` at a time.
 template <class V, class Reduced, class RowOf>
 __device__ void reduce_list(
     const VoxelizeRowsParams& p, const Tile& tile, int bits, Turn turn, const List& list, bool many, V* staged,
     const RowOf& row_of) {
-  if (Reduced::SENDS && list.size == 0) return;
+  if (Reduced::SENDS && list.size + list.longs == 0) return;
   const bool aligned = is_aligned<V>(p);
   by_parts<V>(p, tile, bits, turn, [&](const Part<V>& part) {
     if constexpr (Reduced::SENDS) {
@@ -202,7 +237,11 @@ __device__ void reduce_list(
       const Stage<V, Reduced::SENDS> stage{p, tile.cloud, channel, staged, (group * GROUP<V>) << bits | place, bits};
       if (row.count <= ALONE) reduce_alone<V, Reduced>(p, row, channel, aligned, stage);
     }
-    if (many) reduce_many<V, Reduced>(p, tile.cloud, bits, group_bits, list, staged, part.first, aligned, row_of);
+    if (many) {
+      reduce_many<V, Reduced>(p, tile.cloud, bits, group_bits, list, staged, part.first, aligned, row_of);
+      if (list.longs != 0)
+        reduce_longs<V, Reduced>(p, tile.cloud, bits, group_bits, list, staged, part.first, row_of);
+    }
     __syncthreads();
     if constexpr (!Reduced::SENDS) {
       part.write(staged, list);

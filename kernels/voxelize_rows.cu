@@ -2,7 +2,8 @@
 // tiles and for the rows of voxelize_sparse.
 //
 // Threads: of a dense grid a block takes 1024 neighbouring voxels (voxelize_list.cuh); of sparse rows a thread takes a
-// group of channels of one, and a warp those of its threads' rows that have many points.
+// group of channels of one, a warp those of its threads' rows that have many points, and a block those that have more
+// where there are few.
 
 #include "voxelize_list.cuh"
 
@@ -20,13 +21,13 @@ __device__ int4 four_of(const VoxelizeRowsParams& p, const int* numbers, i64 gri
 
 template <class V, class Reduced>
 __device__ void reduce_dense(const VoxelizeRowsParams& p) {
-  alignas(16) __shared__ V staged[GROUP<V> * TILE];
+  alignas(16) __shared__ V staged[STAGED * GROUP<V> * TILE];
   alignas(16) __shared__ int counts[TILE];
   alignas(16) __shared__ int starts[TILE];
   __shared__ List list;
   const Tile tile = tile_of(p.tiles);
   const i64 grid = tile.cloud * p.rows, place = tile.index * TILE + threadIdx.x * EACH;
-  if (threadIdx.x == 0) list.size = 0;
+  if (threadIdx.x == 0) list.clear();
   const int4 count = four_of(p, p.counts, grid, place);
   reinterpret_cast<int4*>(counts)[threadIdx.x] = count;
   reinterpret_cast<int4*>(starts)[threadIdx.x] = four_of(p, p.starts, grid, place);
@@ -67,24 +68,58 @@ struct Keep<V, true> : Keep<V, false> {
   }
 };
 
+// Neighbouring items of a block where blocks take them APART.
+constexpr int NEIGHBOURS = 8;
+
+// What a thread of the block takes: of which row which group of channels, counted over all rows.
+template <bool APART>
+__device__ i64 item_of(int thread) {
+  if constexpr (!APART) return static_cast<i64>(blockIdx.x) * BLOCK + thread;
+  return (static_cast<i64>(thread / NEIGHBOURS) * gridDim.x + blockIdx.x) * NEIGHBOURS + thread % NEIGHBOURS;
+}
+
+// The items of the block's threads that take all of it, one after the other.
 template <class V, class Reduced>
+__device__ __noinline__ void reduce_sparse_longs(const VoxelizeRowsParams& p, i64 groups, bool mine) {
+  __shared__ short threads[BLOCK];
+  __shared__ int size;
+  __shared__ Partials partials;
+  if (threadIdx.x == 0) size = 0;
+  __syncthreads();
+  if (mine) threads[atomicAdd(&size, 1)] = static_cast<short>(threadIdx.x);
+  __syncthreads();
+  for (int each = 0; each < size; ++each) {
+    const i64 item = item_of<true>(threads[each]), place = item / groups, channel = (item - place * groups) * GROUP<V>;
+    const Row row = sparse_row(p, place);
+    Reduced::by_block(p, row, channel, partials, Keep<V, Reduced::SENDS>(p, row, channel));
+  }
+}
+
+// APART is for few rows, where the device waits for the fullest: neighbours, which often are full together, go to
+// different blocks, and a block shares its long rows. What that adds to the code costs many short rows more than it
+// gains them.
+template <class V, class Reduced, bool APART>
 __device__ void reduce_sparse(const VoxelizeRowsParams& p) {
   const int lane = threadIdx.x % WARP;
   const i64 groups = (p.channels + GROUP<V> - 1) / GROUP<V>, all = p.rows * groups;
-  const i64 mine = static_cast<i64>(blockIdx.x) * BLOCK + threadIdx.x;
-  const bool aligned = is_aligned<V>(p);
-  bool many = false;
+  const i64 mine = item_of<APART>(static_cast<int>(threadIdx.x));
+  const bool aligned = !APART && is_aligned<V>(p);
+  int count = 0;
   if (mine < all) {
     const i64 place = mine / groups, channel = (mine - place * groups) * GROUP<V>;
     const Row row = sparse_row(p, place);
-    many = row.count > ALONE;
-    if (!many) reduce_alone<V, Reduced>(p, row, channel, aligned, Keep<V, Reduced::SENDS>(p, row, channel));
+    count = row.count;
+    if (count <= ALONE) reduce_alone<V, Reduced>(p, row, channel, aligned, Keep<V, Reduced::SENDS>(p, row, channel));
   }
+  const bool many = count > ALONE && (!APART || count <= TOGETHER);
   for (unsigned waiting = __ballot_sync(ALL_LANES, many); waiting != 0; waiting &= waiting - 1) {
-    const i64 item = mine - lane + __ffs(static_cast<int>(waiting)) - 1;
+    const i64 item = item_of<APART>(static_cast<int>(threadIdx.x) - lane + __ffs(static_cast<int>(waiting)) - 1);
     const i64 place = item / groups, channel = (item - place * groups) * GROUP<V>;
     const Row row = sparse_row(p, place);
     reduce_together<V, Reduced>(p, row, channel, aligned, lane, Keep<V, Reduced::SENDS>(p, row, channel));
+  }
+  if constexpr (APART) {
+    if (__syncthreads_or(count > TOGETHER) != 0) reduce_sparse_longs<V, Reduced>(p, groups, count > TOGETHER);
   }
 }
 
@@ -100,9 +135,12 @@ __device__ void reduce_sparse(const VoxelizeRowsParams& p) {
   KERNEL(sum_##NAME, V, reduce_dense, Summed<V>)                                                                       \
   KERNEL(pick_##NAME, V, reduce_dense, Picked<V, false>)                                                               \
   KERNEL(send_##NAME, V, reduce_dense, Picked<V, true>)                                                                \
-  KERNEL(row_sum_##NAME, V, reduce_sparse, Summed<V>)                                                                  \
-  KERNEL(row_pick_##NAME, V, reduce_sparse, Picked<V, false>)                                                          \
-  KERNEL(row_send_##NAME, V, reduce_sparse, Picked<V, true>)
+  KERNEL(row_sum_##NAME, V, reduce_sparse, Summed<V>, false)                                                           \
+  KERNEL(row_pick_##NAME, V, reduce_sparse, Picked<V, false>, false)                                                   \
+  KERNEL(row_send_##NAME, V, reduce_sparse, Picked<V, true>, false)                                                    \
+  KERNEL(row_apart_sum_##NAME, V, reduce_sparse, Summed<V>, true)                                                      \
+  KERNEL(row_apart_pick_##NAME, V, reduce_sparse, Picked<V, false>, true)                                              \
+  KERNEL(row_apart_send_##NAME, V, reduce_sparse, Picked<V, true>, true)
 ROWS(f64, double)
 ROWS(f32, float)
 ROWS(f16, __half)

@@ -1,7 +1,7 @@
 // What the points of a voxel come to: their exact sum or mean, or the first that holds the extremum.
 //
-// A thread or a warp takes 16 bytes of a row's channels at a time. Sums are exact and an extremum's holder is the
-// lowest index, so that neither the order of the points nor who adds them matters.
+// A thread, a warp or a block takes 16 bytes of a row's channels at a time. Sums are exact and an extremum's holder is
+// the lowest index, so that neither the order of the points nor who adds them matters.
 #pragma once
 
 #include "exact.cuh"
@@ -27,11 +27,24 @@ struct VoxelizeRowsParams {
 };
 static_assert(sizeof(VoxelizeRowsParams) == 184, "mirrors ops::voxelize::params::RowsParams");
 
+constexpr int BLOCK = 256;
+constexpr int WARPS = BLOCK / WARP;
+
 // Channels that a thread takes of a row at a time: one load of 16 bytes where the layout allows it.
 template <class V>
 constexpr int GROUP = 16 / sizeof(V);
+constexpr int MOST_GROUP = 8;
 // Points of a row that one thread still takes alone: a warp of full rows is as busy with them as with one long row.
 constexpr int ALONE = 32;
+// Points of a row that one warp still takes: what a scanner drops into one voxel keeps all warps of a block busy.
+constexpr int TOGETHER = 512;
+
+// What a warp of a block found of a row, for each channel of a group.
+struct Partial {
+  u64 bits;  // of a sum, or a holder's preference
+  int rest;  // whether the sum is exact, or the holder's point
+};
+using Partials = Partial[WARPS][MOST_GROUP];
 
 // A voxel and its points.
 struct Row {
@@ -175,15 +188,49 @@ struct Summed {
 #pragma unroll
     for (int k = 0; k < N; ++k) {
       if (!features.has(k)) continue;
-      bool exact = sums[k].exact;
-      for (int step = WARP / 2; step > 0; step /= 2) {
-        sums[k].add(__shfl_xor_sync(ALL_LANES, sums[k].value, step));
-        exact &= sums[k].exact;
-      }
-      const V found = __all_sync(ALL_LANES, exact) != 0 ? rounded<V>(sums[k].value, p.mean != 0 ? row.count : 1)
-                                                        : sum_exactly_together<V>(p, row, channel + k, lane);
+      add_lanes(sums[k]);
+      const V found = finish(p, row, channel + k, sums[k], lane);
       if (lane == 0) keep(k, found);
     }
+  }
+
+  // All threads of a block come; a warp finishes each of the channels.
+  template <class Keep>
+  static __device__ void by_block(
+      const VoxelizeRowsParams& p, const Row& row, i64 channel, Partials& partials, const Keep& keep) {
+    const Features<V, false> features(p, row.cloud, channel);
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    Sum sums[N];
+    add_points<4>(p, row, features, threadIdx.x, BLOCK, sums);
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      add_lanes(sums[k]);
+      if (lane == 0) partials[warp][k] = {bits_of(sums[k].value), sums[k].exact};
+    }
+    __syncthreads();
+    for (int k = warp; k < N; k += WARPS) {
+      if (!features.has(k)) continue;
+      Sum all;
+      for (int other = 0; other < WARPS; ++other) {
+        all.add(from_bits(partials[other][k].bits));
+        all.exact &= partials[other][k].rest != 0;
+      }
+      const V found = finish(p, row, channel + k, all, lane);
+      if (lane == 0) keep(k, found);
+    }
+    __syncthreads();
+  }
+
+  // The sum of every lane's, in every lane.
+  static __device__ void add_lanes(Sum& sum) {
+    for (int step = WARP / 2; step > 0; step /= 2) sum.add(__shfl_xor_sync(ALL_LANES, sum.value, step));
+    sum.exact = __all_sync(ALL_LANES, sum.exact) != 0;
+  }
+
+  // What a warp makes of its sum.
+  static __device__ V finish(const VoxelizeRowsParams& p, const Row& row, i64 channel, const Sum& sum, int lane) {
+    return sum.exact ? rounded<V>(sum.value, p.mean != 0 ? row.count : 1)
+                     : sum_exactly_together<V>(p, row, channel, lane);
   }
 };
 
@@ -238,6 +285,34 @@ struct Picked {
       const VoxelizeRowsParams& p, const Row& row, i64 channel, const Group& features, int lane, const Keep& keep) {
     Holder holders[N];
     meet(p, row, features, lane, WARP, holders);
+    meet_lanes(holders);
+    if (lane == 0) settle(p, row, holders, channel, features, keep);
+  }
+
+  // All threads of a block come; one settles what its warps found.
+  template <class Keep>
+  static __device__ void by_block(
+      const VoxelizeRowsParams& p, const Row& row, i64 channel, Partials& partials, const Keep& keep) {
+    const Features<V, false> features(p, row.cloud, channel);
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    Holder holders[N];
+    meet(p, row, features, threadIdx.x, BLOCK, holders);
+    meet_lanes(holders);
+#pragma unroll
+    for (int k = 0; k < N; ++k)
+      if (lane == 0) partials[warp][k] = {holders[k].preference, holders[k].point};
+    __syncthreads();
+    if (threadIdx.x == 0) {
+#pragma unroll
+      for (int k = 0; k < N; ++k)
+        for (int other = 1; other < WARPS; ++other) holders[k].meet(partials[other][k].bits, partials[other][k].rest);
+      settle(p, row, holders, channel, features, keep);
+    }
+    __syncthreads();
+  }
+
+  // The holders among those of every lane, in every lane.
+  static __device__ void meet_lanes(Holder (&holders)[N]) {
 #pragma unroll
     for (int k = 0; k < N; ++k) {
       for (int step = WARP / 2; step > 0; step /= 2) {
@@ -245,7 +320,6 @@ struct Picked {
         holders[k].meet(preference, __shfl_xor_sync(ALL_LANES, holders[k].point, step));
       }
     }
-    if (lane == 0) settle(p, row, holders, channel, features, keep);
   }
 
   template <class Group, class Keep>

@@ -2,8 +2,8 @@
 //
 // Three launches: `count` says how many points and occupied voxels a tile has, `number` what the tiles before it have,
 // and `order` writes the order and what `fill` turns into rows. In the order the points of a voxel ascend: few are
-// ranked by how many are smaller; of a tile where some voxel has many, each of four warps walks over its part of the
-// chunks in turn.
+// ranked by how many are smaller; of a tile where some voxel has many, as many voxels as fit are sorted in shared memory
+// at a time, and one that does not fit is sorted as bits, since no point comes twice.
 
 #include "voxelize_tiles.cuh"
 
@@ -37,10 +37,6 @@ static_assert(sizeof(VoxelizeSparseTilesFillParams) == 96, "mirrors ops::voxeliz
 
 namespace {
 
-// Words of a bitmap of the most points of a chunk.
-constexpr int WORDS = 16384 / WARP;
-// Warps that share a tile with full voxels, each with counters of its own.
-constexpr int TEAM = 4;
 constexpr int NUMBER_BLOCK = 1024;
 
 __device__ void count(const VoxelizeSparseTilesParams& p) {
@@ -104,9 +100,19 @@ struct Few {
 };
 
 struct Many {
-  int counts[TEAM][TILE];
-  unsigned marks[TEAM][WORDS];
+  Runs runs;
+  union {
+    u64 keys[KEPT];  // the cell of a point above its number
+    unsigned bits[KEPT * 2];
+  };
+  int size;
+  int of_warp[WARP];
 };
+constexpr int BITS = KEPT * 2 * 32;
+static_assert(BITS % 16384 == 0, "whole chunks");
+
+// Points of a voxel up to which each is ranked among them.
+constexpr int RANKED = 64;
 
 // Ranks the points of a tile among those of their voxels.
 template <class Put>
@@ -127,70 +133,87 @@ __device__ void order_few(Few& few, Voxels& voxels, int all, const Put& put) {
   }
 }
 
-// A warp of the team takes neighbouring chunks: first it counts their points in each voxel, then it walks over them
-// again, in order.
+// Sorts by a bitonic network; there is room up to the next power of two.
+__device__ void sort_keys(u64* keys, int count) {
+  int all = 1;
+  while (all < count) all *= 2;
+  for (int at = count + static_cast<int>(threadIdx.x); at < all; at += BLOCK) keys[at] = ~0ull;
+  for (int size = 2; size <= all; size *= 2) {
+    for (int step = size / 2; step > 0; step /= 2) {
+      __syncthreads();
+      for (int pair = threadIdx.x; pair < all / 2; pair += BLOCK) {
+        const int low = 2 * pair - (pair & (step - 1)), high = low + step;
+        const u64 a = keys[low], b = keys[high];
+        if ((a > b) == ((low & size) == 0)) {
+          keys[low] = b;
+          keys[high] = a;
+        }
+      }
+    }
+  }
+  __syncthreads();
+}
+
+// Puts the points of the cells from `first` to `end` in order, of which there are `count`, no more than are kept.
+template <class Put>
+__device__ void order_cells(
+    const Chunks& chunks, const Tile& tile, Many& many, int first, int end, int start, int count, const Put& put) {
+  if (threadIdx.x == 0) many.size = 0;
+  __syncthreads();
+  walk(chunks, tile, many.runs, [&](int, int point, int cell) {
+    if (cell >= first && cell < end)
+      many.keys[atomicAdd(&many.size, 1)] = static_cast<u64>(cell) << 32 | static_cast<unsigned>(point);
+  });
+  sort_keys(many.keys, count);
+  for (int at = threadIdx.x; at < count; at += BLOCK)
+    put(start + at, static_cast<int>(many.keys[at] & 0xffffffff), static_cast<int>(many.keys[at] >> 32));
+  __syncthreads();
+}
+
+// Puts the points of one cell in order, however many: a part of the cloud's points is marked at a time.
+template <class Put>
+__device__ void order_cell(const Chunks& chunks, const Tile& tile, Many& many, int cell, int start, const Put& put) {
+  constexpr int EACH_WORDS = KEPT * 2 / BLOCK;
+  unsigned* mine = many.bits + threadIdx.x * EACH_WORDS;
+  for (i64 begin = 0; begin < chunks.points; begin += BITS) {
+    for (int word = threadIdx.x; word < KEPT * 2; word += BLOCK) many.bits[word] = 0;
+    __syncthreads();
+    const i64 end = (begin + BITS) / chunks.chunk;
+    const int first_chunk = static_cast<int>(begin / chunks.chunk);
+    const int end_chunk = end < chunks.chunks ? static_cast<int>(end) : chunks.chunks;
+    walk(chunks, tile, many.runs, first_chunk, end_chunk, [&](int, int point, int other) {
+      const unsigned bit = static_cast<unsigned>(point - begin);
+      if (other == cell) atomicOr(&many.bits[bit / 32], 1u << bit % 32);
+    });
+    int count = 0, all;
+    for (int word = 0; word < EACH_WORDS; ++word) count += __popc(mine[word]);
+    int place = start + before_in_block(count, many.of_warp, all);
+    for (int word = 0; word < EACH_WORDS; ++word) {
+      const int first = static_cast<int>(begin) + (static_cast<int>(threadIdx.x) * EACH_WORDS + word) * 32;
+      for (unsigned left = mine[word]; left != 0; left &= left - 1)
+        put(place++, first + __ffs(static_cast<int>(left)) - 1, cell);
+    }
+    start += all;
+    __syncthreads();
+  }
+}
+
 template <class Put>
 __device__ void order_many(
-    const VoxelizeSparseTilesParams& p, const Tile& tile, Many& many, const Voxels& voxels, const Put& put) {
-  const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, each = (p.chunks.chunks + TEAM - 1) / TEAM;
-  const int first = warp * each, end = first + each < p.chunks.chunks ? first + each : p.chunks.chunks;
-  const i64 row = tile.cloud * p.chunks.points;
-  const unsigned short* column = p.chunks.table + tile.cloud * p.chunks.chunks * p.chunks.pitch + tile.index;
-  const unsigned mask = (1u << p.chunks.bits) - 1;
-  const int words = p.chunks.chunk / WARP;
-  for (int team = 0; team < TEAM; ++team)
-    reinterpret_cast<int4*>(many.counts[team])[threadIdx.x] = int4{0, 0, 0, 0};
-  __syncthreads();
-  if (warp < TEAM) {
-    int* counts = many.counts[warp];
-    const auto add = [counts](int cell, int number) { return atomicAdd(&counts[cell], number); };
-    for (int chunk = first; chunk < end; ++chunk) {
-      const unsigned short* run = column + static_cast<i64>(chunk) * p.chunks.pitch;
-      const int begin = run[0], length = run[1] - begin;
-      const unsigned* entries = p.chunks.entries + row + static_cast<i64>(chunk) * p.chunks.chunk + begin;
-      for (int from = 0; from < length; from += WARP)
-        count_up(from + lane < length ? static_cast<int>(entries[from + lane] & CELL) : -1, add);
+    const Chunks& chunks, const Tile& tile, Many& many, const Voxels& voxels, int all, const Put& put) {
+  const auto start_of = [&](int cell) { return cell < TILE ? voxels.starts[cell] : all; };
+  for (int cell = 0; cell < TILE;) {
+    const int start = start_of(cell);
+    int end = cell;
+    for (int step = TILE; step > 0; step /= 2)
+      if (end + step <= TILE && start_of(end + step) - start <= KEPT) end += step;
+    if (end == cell) {
+      order_cell(chunks, tile, many, cell, start, put);
+      ++end;
+    } else if (start_of(end) > start) {
+      order_cells(chunks, tile, many, cell, end, start, start_of(end) - start, put);
     }
-  }
-  __syncthreads();
-#pragma unroll
-  for (int k = 0; k < EACH; ++k) {
-    const int cell = static_cast<int>(threadIdx.x) * EACH + k;
-    int start = voxels.starts[cell];
-    for (int team = 0; team < TEAM; ++team) {
-      const int count = many.counts[team][cell];
-      many.counts[team][cell] = start;
-      start += count;
-    }
-  }
-  __syncthreads();
-  if (warp >= TEAM) return;
-  int* places = many.counts[warp];
-  unsigned* marks = many.marks[warp];
-  for (int chunk = first; chunk < end; ++chunk) {
-    const unsigned short* run = column + static_cast<i64>(chunk) * p.chunks.pitch;
-    const int begin = run[0], length = run[1] - begin, start = chunk * p.chunks.chunk;
-    if (length == 0) continue;
-    for (int word = lane; word < words; word += WARP) marks[word] = 0;
-    __syncwarp();
-    for (int at = lane; at < length; at += WARP) {
-      const unsigned number = p.chunks.entries[row + start + begin + at] >> TILE_BITS;
-      atomicOr(&marks[number / 32], 1u << number % 32);
-    }
-    __syncwarp();
-    for (int word = 0; word < words; ++word) {
-      if (marks[word] == 0) continue;
-      const bool mine = (marks[word] >> lane & 1) != 0;
-      const int point = start + word * WARP + lane;
-      const int cell = mine ? static_cast<int>(static_cast<unsigned>(p.cells[row + point]) & mask) : -1;
-      const unsigned peers = __match_any_sync(ALL_LANES, cell), before = peers & ((1u << lane) - 1);
-      const int place = mine ? places[cell] + __popc(before) : 0;
-      __syncwarp();
-      if (mine && before == 0) places[cell] += __popc(peers);
-      __syncwarp();
-      if (mine) put(place, point, cell);
-    }
-    __syncwarp();
+    cell = end;
   }
 }
 
@@ -201,16 +224,17 @@ __device__ void order_tile(const VoxelizeSparseTilesParams& p, const Tile& tile)
   };
   __shared__ Memory memory;
   __shared__ Voxels voxels;
+  Few& few = memory.few;
   const int2 before = p.sums[tile.cloud * p.tiles + tile.index], after = p.sums[tile.cloud * p.tiles + tile.index + 1];
   if (after.x == before.x) return;
   reinterpret_cast<int4*>(voxels.starts)[threadIdx.x] = int4{0, 0, 0, 0};
   __syncthreads();
   const auto add = [&](int cell, int number) { return atomicAdd(&voxels.starts[cell], number); };
-  const int all = walk(p.chunks, tile, memory.few.unsorted.runs, [&](int index, int point, int cell) {
+  const int all = walk(p.chunks, tile, few.unsorted.runs, [&](int index, int point, int cell) {
     count_up(cell, add);
     if (cell < 0 || index >= KEPT) return;
-    memory.few.unsorted.points[index] = point;
-    memory.few.unsorted.cells[index] = static_cast<short>(cell);
+    few.unsorted.points[index] = point;
+    few.unsorted.cells[index] = static_cast<short>(cell);
   });
   const int4 count = reinterpret_cast<const int4*>(voxels.starts)[threadIdx.x];
   const int counts[EACH] = {count.x, count.y, count.z, count.w};
@@ -241,8 +265,8 @@ __device__ void order_tile(const VoxelizeSparseTilesParams& p, const Tile& tile)
     order[place] = point;
     p.cells[row + point] = before.y + voxels.ranks[cell];
   };
-  if (__syncthreads_or(most > ALONE) == 0 && all <= KEPT) order_few(memory.few, voxels, all, put);
-  else order_many(p, tile, memory.many, voxels, put);
+  if (__syncthreads_or(most > RANKED) == 0 && all <= KEPT) order_few(few, voxels, all, put);
+  else order_many(p.chunks, tile, memory.many, voxels, all, put);
 }
 
 // Writes the dropped points of a chunk behind all others of its cloud.
@@ -311,12 +335,12 @@ __device__ void fill(const VoxelizeSparseTilesFillParams& p) {
 }  // namespace
 
 #define KERNEL(NAME, PARAMS, THREADS, BODY)                                                                            \
-  extern "C" __global__ void __launch_bounds__(THREADS)                                                                \
+  extern "C" __global__ void __launch_bounds__ THREADS                                                                \
       voxelize_sparse_tile_##NAME(const __grid_constant__ PARAMS p) {                                                  \
     begin();                                                                                                           \
     BODY(p);                                                                                                           \
   }
-KERNEL(count, VoxelizeSparseTilesParams, BLOCK, count)
-KERNEL(number, VoxelizeSparseTilesParams, NUMBER_BLOCK, number)
-KERNEL(order, VoxelizeSparseTilesParams, BLOCK, order)
-KERNEL(fill, VoxelizeSparseTilesFillParams, BLOCK, fill)
+KERNEL(count, VoxelizeSparseTilesParams, (BLOCK), count)
+KERNEL(number, VoxelizeSparseTilesParams, (NUMBER_BLOCK), number)
+KERNEL(order, VoxelizeSparseTilesParams, (BLOCK, 6), order)
+KERNEL(fill, VoxelizeSparseTilesFillParams, (BLOCK), fill)

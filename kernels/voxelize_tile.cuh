@@ -39,7 +39,7 @@ template <class Points>
 __device__ bool sort_tile(
     const Points& from, const Tile& tile, Unsorted<typename Points::Runs>& unsorted, Sorted& sorted, bool& kept) {
   reinterpret_cast<int4*>(sorted.ends)[threadIdx.x] = int4{0, 0, 0, 0};
-  if (threadIdx.x == 0) sorted.list.size = 0;
+  if (threadIdx.x == 0) sorted.list.clear();
   __syncthreads();
   const auto add = [&](int cell, int number) { return atomicAdd(&sorted.ends[cell], number); };
   const int all = from.walk(tile, unsorted.runs, [&](int index, int point, int cell) {
@@ -85,7 +85,7 @@ __device__ bool sort_tile(
 template <class V, class Reduced, class Points>
 __device__ void reduce_tile(const VoxelizeRowsParams& p, const Points& from) {
   union Memory {
-    uint4 staged[TILE];
+    uint4 staged[STAGED * TILE];
     Unsorted<typename Points::Runs> unsorted;
   };
   __shared__ Sorted sorted;

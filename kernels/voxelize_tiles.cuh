@@ -27,43 +27,71 @@ struct Runs {
   int of_warp[WARP];
 };
 
-// Calls `visit(index, point, cell)` for all points of a tile; in threads beyond them with a cell of -1, so that whole
-// warps come. Returns the number of points.
+// Entries that a thread reads before the first is visited: a full tile waits less for memory.
+constexpr int AHEAD = 4;
+
+// Calls `visit(index, point, cell)` for the points of a tile in the chunks from `begin` to `end`; in threads beyond them
+// with a cell of -1, so that whole warps come. Returns the number of points.
 template <class Visit>
-__device__ int walk(const Chunks& p, const Tile& tile, Runs& runs, const Visit& visit) {
+__device__ int walk(const Chunks& p, const Tile& tile, Runs& runs, int begin, int end, const Visit& visit) {
   const unsigned short* column = p.table + tile.cloud * p.chunks * p.pitch + tile.index;
   const unsigned* entries = p.entries + tile.cloud * p.points;
   int walked = 0;
-  for (int first = 0; first < p.chunks; first += BLOCK) {
+  for (int first = begin; first < end; first += BLOCK) {
     const int chunk = first + static_cast<int>(threadIdx.x);
-    int begin = 0, length = 0, start = 0, all;
-    if (chunk < p.chunks) {
+    int length = 0, start = 0, all;
+    if (chunk < end) {
       const unsigned short* run = column + static_cast<i64>(chunk) * p.pitch;
-      begin = run[0];
-      length = run[1] - begin;
-      start = chunk * p.chunk + begin;
+      length = run[1] - run[0];
+      start = chunk * p.chunk + run[0];
     }
     const int before = before_in_block(length, runs.of_warp, all);
     runs.ends[threadIdx.x] = before + length;
     runs.shifts[threadIdx.x] = start - before;
     __syncthreads();
     int widest = BLOCK / 2;
-    while (widest > 0 && widest >= p.chunks - first) widest /= 2;
-    for (int base = 0; base < all; base += BLOCK) {
-      const int index = base + static_cast<int>(threadIdx.x);
-      if (base + static_cast<int>(threadIdx.x / WARP * WARP) >= all) break;
+    while (widest > 0 && widest >= end - first) widest /= 2;
+    const auto read = [&](int index, int& point, int& cell) {
       int run = 0;
       for (int step = widest; step > 0; step /= 2)
         if (runs.ends[run + step - 1] <= index) run += step;
       const bool valid = index < all;
       const unsigned entry = valid ? entries[runs.shifts[run] + index] : 0;
-      const int point = (first + run) * p.chunk + static_cast<int>(entry >> TILE_BITS);
-      visit(walked + index, point, valid ? static_cast<int>(entry & CELL) : -1);
+      point = (first + run) * p.chunk + static_cast<int>(entry >> TILE_BITS);
+      cell = valid ? static_cast<int>(entry & CELL) : -1;
+    };
+    int base = 0;
+    for (; base + AHEAD * BLOCK <= all; base += AHEAD * BLOCK) {
+      int points[AHEAD], cells[AHEAD], index = base + static_cast<int>(threadIdx.x);
+#pragma unroll
+      for (int k = 0; k < AHEAD; ++k) read(index + k * BLOCK, points[k], cells[k]);
+#pragma unroll 1
+      for (int each = 0; each < AHEAD; ++each, index += BLOCK) {
+        visit(walked + index, points[0], cells[0]);
+#pragma unroll
+        for (int k = 1; k < AHEAD; ++k) {
+          points[k - 1] = points[k];
+          cells[k - 1] = cells[k];
+        }
+      }
+    }
+    for (; base < all; base += BLOCK) {
+      if (base + static_cast<int>(threadIdx.x / WARP * WARP) >= all) break;
+      const int index = base + static_cast<int>(threadIdx.x);
+      int point, cell;
+      read(index, point, cell);
+      visit(walked + index, point, cell);
     }
     walked += all;
     __syncthreads();
   }
   return walked;
+}
+
+// The same for all points of a tile.
+template <class Visit>
+__device__ int walk(const Chunks& p, const Tile& tile, Runs& runs, const Visit& visit) {
+  return walk(p, tile, runs, 0, p.chunks, visit);
 }
 
 }  // namespace robocache

@@ -23,6 +23,7 @@ pub enum Arch {
     /// Machine code for one compute capability.
     Sm(u32),
     /// PTX, which the driver compiles for a device of at least this capability.
+    #[allow(dead_code)] // a library for some compute capabilities only has no PTX
     Compute(u32),
 }
 

@@ -175,6 +175,25 @@ fn keys_of_more_tiles_than_a_block_scans_at_once_give_equal_bits() {
 }
 
 #[test]
+fn voxels_of_more_points_than_a_block_keeps_give_equal_bits() {
+    let Some(device) = begin("voxels_of_more_points_than_a_block_keeps_give_equal_bits") else { return };
+    // By tiles, in one of which three voxels have more points than are sorted or marked at a time; then by few.
+    for (seed, (count, spread)) in
+        [(131_072 + 4099, Spread::Few), (5000, Spread::Heavy), (1900, Spread::Few)].into_iter().enumerate()
+    {
+        for (place, reduce) in ["mean", "max"].into_iter().enumerate() {
+            let sizes = Sizes { batch: 1, count, channels: 1 + place };
+            let r = &mut Random((10 * seed + place) as u64);
+            let mut case = CloudCase::new(r, [DType::F32, DType::F32], reduce, sizes, spread, Values::Wide);
+            case.sparse_size = vec![128, 128, 128];
+            case.lengths = None;
+            let wanted = run_sparse(&case, &Host::new(&Serial), 0x3c).unwrap();
+            assert_same(&run_sparse(&case, &Gpu::new(device, 0), 0xff).unwrap(), &wanted, &(count, spread, reduce));
+        }
+    }
+}
+
+#[test]
 fn clouds_without_points_channels_or_rows_are_no_error() {
     let Some(device) = begin("clouds_without_points_channels_or_rows_are_no_error") else { return };
     for (batch, count, channels) in [(0, 4, 2), (2, 0, 2), (2, 4, 0), (0, 0, 0), (1, 0, 0)] {

@@ -30,6 +30,10 @@ const LEAST_BITS: u32 = 5;
 const MOST_TILES: usize = 16_384;
 /// Blocks that share out the channels of few tiles: as many fill an H200 (132 multiprocessors of 6 to 8 blocks).
 const ENOUGH_BLOCKS: usize = 1024;
+/// Rows of a sparse grid, times their groups of channels, up to which neighbours go to different blocks: rows with many
+/// points are neighbours, and 132 multiprocessors that hold four blocks each wait for the fullest. Where there are more
+/// blocks, they even out.
+const ITEMS_APART: u64 = 1 << 18;
 /// Tiles of all grids below which they are made smaller: nearly one for each of 132 multiprocessors (148 of sm_100 and
 /// 108 of sm_80 gain no more: what a block of few cells does takes as long as what one of many does).
 const FEW_TILES: usize = 128;
@@ -399,7 +403,8 @@ pub fn small_rows(
     shared_out(op, kernel, batch, tiles, parts, BLOCK)
 }
 
-/// Reduces the rows of a sparse grid: a thread 16 bytes of a row's channels.
+/// Reduces the rows of a sparse grid: a thread 16 bytes of a row's channels, neighbours in different blocks where these
+/// are few.
 pub fn sparse_rows(
     op: &str,
     reduce: Reduce,
@@ -408,13 +413,18 @@ pub fn sparse_rows(
     rows: usize,
     channels: usize,
 ) -> Result<Launch> {
-    let kernel = match (reduce.picks(), backward) {
-        (true, true) => kernel_name!(@floats "voxelize_row_send_", "", dtype),
-        (true, false) => kernel_name!(@floats "voxelize_row_pick_", "", dtype),
-        _ => kernel_name!(@floats "voxelize_row_sum_", "", dtype),
-    };
     let groups = channels.div_ceil(GROUP / dtype.size());
-    line(op, kernel, (rows as u64).saturating_mul(groups as u64), BLOCK)
+    let items = (rows as u64).saturating_mul(groups as u64);
+    let apart = items <= ITEMS_APART;
+    let kernel = match (apart, reduce.picks(), backward) {
+        (true, true, true) => kernel_name!(@floats "voxelize_row_apart_send_", "", dtype),
+        (true, true, false) => kernel_name!(@floats "voxelize_row_apart_pick_", "", dtype),
+        (true, false, _) => kernel_name!(@floats "voxelize_row_apart_sum_", "", dtype),
+        (false, true, true) => kernel_name!(@floats "voxelize_row_send_", "", dtype),
+        (false, true, false) => kernel_name!(@floats "voxelize_row_pick_", "", dtype),
+        (false, false, _) => kernel_name!(@floats "voxelize_row_sum_", "", dtype),
+    };
+    line(op, kernel, items, BLOCK)
 }
 
 #[cfg(test)]
@@ -478,7 +488,9 @@ mod tests {
         let tile = tile_rows("voxelize", Reduce::Mean, false, DType::F32, 1, &tiling, 8).unwrap();
         assert_eq!((tile.launch.kernel, tile.launch.grid), ("voxelize_tile_sum_f32", [2048, 1, 1]));
         let row = sparse_rows("voxelize", Reduce::Max, true, DType::F16, 1000, 9).unwrap();
-        assert_eq!((row.kernel, row.grid), ("voxelize_row_send_f16", [8, 1, 1]));
+        assert_eq!((row.kernel, row.grid), ("voxelize_row_apart_send_f16", [8, 1, 1]));
+        let row = sparse_rows("voxelize_sparse", Reduce::Mean, false, DType::F32, 500_000, 8).unwrap();
+        assert_eq!((row.kernel, row.grid), ("voxelize_row_sum_f32", [3907, 1, 1]));
         assert_eq!(clear("voxelize", 17).unwrap().grid, [1, 1, 1]);
     }
 
