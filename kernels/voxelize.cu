@@ -22,6 +22,14 @@ struct VoxelizePointsParams {
 };
 static_assert(sizeof(VoxelizePointsParams) == 168, "mirrors ops::voxelize::params::PointsParams");
 
+struct VoxelizeUnpackParams {
+  const unsigned char* bits;  // [B, cells], each cloud's in whole words of 64
+  unsigned char* output;      // [B, cells]
+  i64 cells;
+  int tiles;  // blocks of a cloud
+};
+static_assert(sizeof(VoxelizeUnpackParams) == 32, "mirrors ops::voxelize::params::UnpackParams");
+
 struct VoxelizeStartsParams {
   const int* counts;  // [B, cells]
   int* starts;        // [B, cells]
@@ -76,6 +84,54 @@ template <class P>
 __device__ void occupancy(const VoxelizePointsParams& p) {
   if (is_narrow(p.clouds)) mark<P, int>(p);
   else mark<P, i64>(p);
+}
+
+// Points a voxel from which it is worth looking whether it is marked.
+constexpr int CROWD = 4;
+
+// Bytes of a cloud's bits.
+__device__ i64 bytes_of_bits(i64 cells) { return (cells + 63) / 64 * 8; }
+
+// The same in bits: an eighth of the memory, so that more of it is near.
+template <class P, class Index>
+__device__ void mark_bits(const VoxelizePointsParams& p) {
+  const Tile tile = tile_of(p.clouds.tiles);
+  const i64 point = (tile.index * BLOCK + threadIdx.x) * FOUR;
+  unsigned* words = reinterpret_cast<unsigned*>(p.output + tile.cloud * bytes_of_bits(p.clouds.cells));
+  // Where points are many in a voxel most find it marked; a thread that does not see the mark makes it again.
+  const bool crowded = p.clouds.points_count / CROWD >= p.clouds.cells;
+  Index cells[FOUR];
+  cells_of_four<P>(p.clouds, tile.cloud, point, count_of(p.clouds, tile.cloud), cells);
+#pragma unroll
+  for (int k = 0; k < FOUR; ++k) {
+    if (cells[k] < 0) continue;
+    unsigned* word = words + cells[k] / 32;
+    const unsigned bit = 1u << cells[k] % 32;
+    if (!crowded || (*word & bit) == 0) atomicOr(word, bit);
+  }
+}
+
+template <class P>
+__device__ void occupancy_bits(const VoxelizePointsParams& p) {
+  if (is_narrow(p.clouds)) mark_bits<P, int>(p);
+  else mark_bits<P, i64>(p);
+}
+
+// Threads: one for 16 neighbouring cells, whose bits become bytes.
+__device__ void unpack(const VoxelizeUnpackParams& p) {
+  constexpr int CELLS = 16;
+  const Tile tile = tile_of(p.tiles);
+  const i64 cell = (tile.index * BLOCK + threadIdx.x) * CELLS;
+  if (cell >= p.cells) return;
+  const unsigned bits = *element<unsigned short>(p.bits + tile.cloud * bytes_of_bits(p.cells), cell / CELLS);
+  // Four bits to the lowest of a byte each.
+  const auto four = [&](int k) { return (bits >> 4 * k & 15) * 0x00204081u & 0x01010101u; };
+  unsigned char* to = p.output + tile.cloud * p.cells + cell;
+  if (p.cells % CELLS == 0 && reinterpret_cast<u64>(p.output) % CELLS == 0) {
+    *reinterpret_cast<uint4*>(to) = uint4{four(0), four(1), four(2), four(3)};
+  } else {
+    for (int k = 0; k < CELLS && cell + k < p.cells; ++k) to[k] = static_cast<unsigned char>(bits >> k & 1);
+  }
 }
 
 template <class P, class Index>
@@ -209,6 +265,11 @@ extern "C" __global__ void __launch_bounds__(BLOCK) voxelize_clear(const __grid_
   }
 }
 
+extern "C" __global__ void __launch_bounds__(BLOCK) voxelize_unpack(const __grid_constant__ VoxelizeUnpackParams p) {
+  begin();
+  unpack(p);
+}
+
 extern "C" __global__ void __launch_bounds__(BLOCK) voxelize_starts(const __grid_constant__ VoxelizeStartsParams p) {
   begin();
   starts(p);
@@ -219,6 +280,11 @@ extern "C" __global__ void __launch_bounds__(BLOCK) voxelize_starts(const __grid
       voxelize_occupancy_##NAME(const __grid_constant__ VoxelizePointsParams p) {                                      \
     begin();                                                                                                           \
     occupancy<P>(p);                                                                                                   \
+  }                                                                                                                    \
+  extern "C" __global__ void __launch_bounds__(BLOCK)                                                                  \
+      voxelize_mark_##NAME(const __grid_constant__ VoxelizePointsParams p) {                                      \
+    begin();                                                                                                           \
+    occupancy_bits<P>(p);                                                                                                   \
   }                                                                                                                    \
   extern "C" __global__ void __launch_bounds__(BLOCK)                                                                  \
       voxelize_count_##NAME(const __grid_constant__ VoxelizePointsParams p) {                                          \

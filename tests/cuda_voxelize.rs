@@ -175,6 +175,22 @@ fn keys_of_more_tiles_than_a_block_scans_at_once_give_equal_bits() {
 }
 
 #[test]
+fn many_points_are_marked_in_bits_with_equal_results() {
+    let Some(device) = begin("many_points_are_marked_in_bits_with_equal_results") else { return };
+    // Crowded voxels of any number, and few points a voxel in whole groups of cells.
+    for (seed, (size, dtype)) in
+        [([7, 5, 3], DType::F32), ([1, 1, 1], DType::F64), ([128, 128, 16], DType::BF16)].into_iter().enumerate()
+    {
+        let sizes = Sizes { batch: 2, count: 131_072 + seed, channels: 1 };
+        let r = &mut Random(seed as u64);
+        let mut case = CloudCase::new(r, [dtype, DType::F32], "occupancy", sizes, Spread::Even, Values::Small);
+        case.grid_size = size.to_vec();
+        let wanted = run_dense(&case, &Host::new(&Serial), 0x3c).unwrap();
+        assert_same(&run_dense(&case, &Gpu::new(device, 0), 0xff).unwrap(), &wanted, &(size, dtype));
+    }
+}
+
+#[test]
 fn voxels_of_more_points_than_a_block_keeps_give_equal_bits() {
     let Some(device) = begin("voxels_of_more_points_than_a_block_keeps_give_equal_bits") else { return };
     // By tiles, in one of which three voxels have more points than are sorted or marked at a time; then by few.

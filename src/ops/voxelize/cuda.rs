@@ -3,7 +3,7 @@
 use super::grid::Clouds;
 use super::params::{
     Chunks, Clear, OrderParams, Points, PointsParams, RowsParams, Small, SmallPointsParams, SmallRowsParams,
-    SpreadParams, StartsParams, TileRowsParams, TilesParams, strides,
+    SpreadParams, StartsParams, TileRowsParams, TilesParams, UnpackParams, strides,
 };
 use super::plan::{self, Tiles, Tiling, Workspace};
 use super::reduce::Reduce;
@@ -81,6 +81,31 @@ unsafe fn by_point(
     let params = PointsParams { clouds: Points::new(clouds, tiles), output, places };
     // SAFETY: the caller's promise; PointsParams mirrors the kernel's struct.
     unsafe { cuda::launch(op, stream.device, stream.handle, FILE, &launch, &params) }
+}
+
+/// Marks points in bits of the workspace, which become bytes.
+///
+/// # Safety
+/// As for [`sparse_rows`]; the workspace is as planned.
+unsafe fn by_bits(
+    op: &'static str,
+    clouds: &Clouds,
+    output: *mut u8,
+    plan: &Workspace,
+    workspace: *mut u8,
+    stream: Stream,
+) -> Result<()> {
+    let bits = workspace.wrapping_add(plan.marks_at);
+    // SAFETY: the caller's promise; the params mirror the kernels' structs.
+    unsafe {
+        clear(op, bits, clouds.batch() * plan.cells.div_ceil(64) * 8, stream)?;
+        let Tiles { launch, tiles } = plan::marks(op, clouds.points.dtype(), clouds.batch(), clouds.points())?;
+        let params = PointsParams { clouds: Points::new(clouds, tiles), output: bits, places: null_mut() };
+        cuda::launch(op, stream.device, stream.handle, FILE, &launch, &params)?;
+        let Tiles { launch, tiles } = plan::unpack(op, clouds.batch(), plan.cells)?;
+        let params = UnpackParams { bits, output, cells: plan.cells as i64, tiles: tiles as i32 };
+        cuda::launch(op, stream.device, stream.handle, FILE, &launch, &params)
+    }
 }
 
 /// Groups the points of every cloud by cell: counts, starts and order in the workspace.
@@ -268,6 +293,9 @@ pub(super) fn forward(
                 let Tiles { launch, tiles } = plan::small_points(op, reduce, clouds.batch(), small)?;
                 let params = SmallPointsParams { small: Small::new(clouds, small.bits, tiles), output };
                 return cuda::launch(op, stream.device, stream.handle, SMALL_FILE, &launch, &params);
+            }
+            if plan.parts > 0 {
+                return by_bits(op, clouds, output, plan, workspace, stream);
             }
             clear(op, output, cells * if reduce == Reduce::Occupancy { 1 } else { 4 }, stream)?;
             return by_point(op, clouds, reduce, output, null_mut(), stream);

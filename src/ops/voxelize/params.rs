@@ -67,6 +67,18 @@ pub(crate) struct PointsParams {
 
 const _: () = assert!(size_of::<PointsParams>() == 168);
 
+/// `VoxelizeUnpackParams` in the kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct UnpackParams {
+    pub bits: *const u8,
+    pub output: *mut u8,
+    pub cells: i64,
+    pub tiles: i32,
+}
+
+const _: () = assert!(size_of::<UnpackParams>() == 32);
+
 /// `VoxelizeStartsParams` in the kernel.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]

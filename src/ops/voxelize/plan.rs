@@ -69,6 +69,9 @@ const CELLS_OF_POINT: usize = 16;
 
 /// Cells a point up to which the CPU marks occupied cells in bits, all of which it reads again.
 const CELLS_OF_MARK: usize = 16;
+/// Points of all clouds from which on CUDA marks them in bits, which then become bytes: what scattered bytes cost is more
+/// than that launch.
+const POINTS_OF_BITS: usize = 1 << 20;
 /// Points of a part that may have bits of its own, and parts at most: a thread marks all of its parts in those of one.
 const POINTS_OF_PART: usize = 1 << 14;
 pub(crate) const MOST_PARTS: usize = 16;
@@ -181,8 +184,8 @@ pub struct Workspace {
     pub entries_at: usize,
     /// uint16 for each tile of each chunk, and more.
     pub table_at: usize,
-    /// Parts of a cloud's points on the CPU with room to mark their occupied cells in bits; 0 where bytes are written
-    /// at once.
+    /// Parts of a cloud's points with room to mark their occupied cells in bits, on CUDA one; 0 where bytes are written at
+    /// once.
     pub parts: usize,
     /// uint64 for each 64 cells of each part.
     pub marks_at: usize,
@@ -211,8 +214,12 @@ impl Workspace {
         let tiled = tiling.is_some();
         let (groups, mean) = (groups && small.is_none(), mean && small.is_none());
         let counts = cuda && !tiled && (groups || mean);
-        let marks = !cuda && !backward && reduce == Reduce::Occupancy && cells / CELLS_OF_MARK <= points;
-        let parts = if marks { (points / POINTS_OF_PART).min(MOST_PARTS) } else { 0 };
+        let marks = !backward && reduce == Reduce::Occupancy && cells / CELLS_OF_MARK <= points;
+        let parts = match (marks, cuda) {
+            (false, _) => 0,
+            (true, true) => usize::from(batch.saturating_mul(points) >= POINTS_OF_BITS),
+            (true, false) => (points / POINTS_OF_PART).min(MOST_PARTS),
+        };
         let clouds = if cuda { batch } else { batch.min(1) };
         let mut bytes = Some(0usize);
         let mut part = |wanted: bool, items: usize, item: usize| {
@@ -296,6 +303,16 @@ pub fn points(op: &str, reduce: Reduce, dtype: DType, batch: usize, points: usiz
         _ => kernel_name!(@floats "voxelize_count_", "", dtype),
     };
     tiles(op, kernel, batch, points, COUNTED)
+}
+
+/// Marks points in bits, as above.
+pub fn marks(op: &str, dtype: DType, batch: usize, points: usize) -> Result<Tiles> {
+    tiles(op, kernel_name!(@floats "voxelize_mark_", "", dtype), batch, points, COUNTED)
+}
+
+/// Makes bytes of these: a thread 16 cells.
+pub fn unpack(op: &str, batch: usize, cells: usize) -> Result<Tiles> {
+    tiles(op, "voxelize_unpack", batch, cells, SCANNED)
 }
 
 /// Gives the points of each cell their places: a thread 16 cells.
@@ -441,6 +458,17 @@ mod tests {
                 assert_eq!(plan.bytes, 0, "{reduce:?} {backward}");
             }
         }
+    }
+
+    #[test]
+    fn many_points_are_marked_in_bits() {
+        let plan = |batch, points, cells| {
+            Workspace::new("voxelize", batch, points, cells, Reduce::Occupancy, false, true).unwrap()
+        };
+        assert_eq!((plan(1, 4_000_000, CELLS).parts, plan(1, 4_000_000, CELLS).bytes), (1, CELLS / 8));
+        assert_eq!((plan(2, 600_000, 65).parts, plan(2, 600_000, 65).bytes), (1, 2 * 16));
+        assert_eq!((plan(1, 500_000, CELLS).parts, plan(1, 500_000, CELLS).bytes), (0, 0), "few");
+        assert_eq!(plan(1, 2_000_000, 2_000_000 * 17).bytes, 0, "a grid that is all but empty");
     }
 
     #[test]
