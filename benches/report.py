@@ -32,6 +32,7 @@ HEADS = {
     "fixed, compiled": "fixed point",
 }
 DASH = "—"
+SUBJECTS = ("-sweep", "-limits", "-training")  # how the files of other subjects end
 Key = tuple[str, str, str]  # op, case, dtype
 
 
@@ -43,6 +44,7 @@ class Record:
     path: Path
     lines: list[Line]
     sweep: list[Line]
+    limits: list[Line]
 
     @property
     def cuda(self) -> bool:
@@ -112,17 +114,21 @@ def key_of(line: Line) -> Key:
     return str(line["op"]), str(line["case"]), str(line["dtype"])
 
 
+def of_subject(files: dict[str, Path], name: str) -> list[Line]:
+    """The lines of a machine's file of another subject, if there is one, without copies."""
+    lines = records.latest(records.read(files[name])).values() if name in files else ()
+    return [line for line in lines if line["op"] != "copy"]
+
+
 def load(folder: Path) -> list[Record]:
     """The newest record of each machine kind, GPUs first; files of other subjects end in their name."""
     files = records.newest(folder)
     found = []
     for kind, path in files.items():
         lines = list(records.latest(records.read(path)).values())
-        if not any(line["op"] == "copy" for line in lines) or kind.endswith(("-sweep", "-training")):
+        if not any(line["op"] == "copy" for line in lines) or kind.endswith(SUBJECTS):
             continue
-        sweep = files.get(f"{kind}-sweep")
-        swept = list(records.latest(records.read(sweep)).values()) if sweep else []
-        found.append(Record(kind, path, lines, [line for line in swept if line["op"] != "copy"]))
+        found.append(Record(kind, path, lines, *(of_subject(files, kind + subject) for subject in SUBJECTS[:2])))
     return sorted(found, key=lambda record: (not record.cuda, record.kind))
 
 
@@ -307,6 +313,37 @@ def swept(record: Record, most: int = 12) -> list[str]:
     ]
 
 
+def allowed(record: Record) -> list[str]:
+    """Kernels that only move a case's bytes, beside RoboCache in their own run."""
+    by_case: dict[Key, dict[str, Line]] = {}
+    for line in record.limits:
+        by_case.setdefault(key_of(line), {})[str(line["impl"])] = line
+    if not by_case:
+        return []
+    launches = [
+        f"{case}: {time_of(number(lines['skeleton'], 'median_us'))}"
+        for (op, case, _), lines in by_case.items()
+        if op == "limit"
+    ]
+    rows = []
+    for key, lines in by_case.items():
+        if OURS not in lines or "skeleton" not in lines:
+            continue
+        skeletons = {name: line for name, line in lines.items() if name != OURS}
+        best = min(skeletons.values(), key=lambda line: number(line, "median_us"))
+        ratio = number(lines[OURS], "median_us") / number(best, "median_us")
+        cells = [cell(skeletons.get(name)) for name in ("skeleton", "skeleton, bits")]
+        floor = time_of(number(lines[OURS], "floor_us"))
+        rows.append([case_of(key), floor, *cells, cell(lines[OURS]), f"{ratio:.2f}"])
+    return [
+        "`benches/limits.py`: kernels that move what a case moves, in as many trips to memory as depend on each",
+        "other, and compute nothing; the fastest of their block sizes. A launch in a graph that does nothing, or so",
+        f"many loads that wait for each other: {'; '.join(launches)}.",
+        "",
+        *table(["case", "floor", "skeleton", "by bits", "RoboCache", "ours / fastest skeleton"], rows),
+    ]
+
+
 def sections(record: Record) -> Iterator[str]:
     """All of a machine, for docs/performance.md."""
     yield f"### {device(record)}"
@@ -321,6 +358,7 @@ def sections(record: Record) -> Iterator[str]:
         ("Forward, calls from Python one after the other", by_metric(record, "stream")),
         ("Threads", one_thread(record)),
         ("Dispatch: the host's time for a call on tiny inputs", dispatch(record)),
+        ("What the machine allows", allowed(record)),
         ("The whole range of sizes", swept(record)),
     ]
     for heading, lines in parts:
