@@ -5,8 +5,9 @@ use super::params::{
     Chunks, Clear, OrderParams, Points, PointsParams, RowsParams, Small, SmallPointsParams, SmallRowsParams,
     SpreadParams, StartsParams, TileRowsParams, TilesParams, UnpackParams, strides,
 };
-use super::plan::{self, Tiles, Tiling, Workspace};
+use super::plan::{self, Tiles, Workspace};
 use super::reduce::Reduce;
+use super::tiling::{self, Tiling};
 use crate::cuda;
 use crate::device::Stream;
 use crate::error::Result;
@@ -217,7 +218,7 @@ unsafe fn small_rows(
     backward: bool,
     dtype: DType,
     params: &RowsParams,
-    small: &plan::Small,
+    small: &tiling::Small,
     stream: Stream,
 ) -> Result<()> {
     let channels = params.channels as usize;

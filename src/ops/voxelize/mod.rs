@@ -8,16 +8,19 @@
 
 pub(crate) mod cells_cpu;
 pub(crate) mod cpu;
+mod cpu_backward;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
 pub mod exact;
 pub mod grid;
+pub(crate) mod groups_cpu;
 #[cfg(feature = "cuda")]
 pub(crate) mod params;
 pub mod plan;
 pub mod reduce;
 pub(crate) mod rows;
 pub(crate) mod sort_cpu;
+pub mod tiling;
 
 use crate::device::{Place, Where};
 use crate::error::{Error, Result};
@@ -307,7 +310,7 @@ pub fn voxelize_backward(
     }
     match place.0 {
         Where::Cpu(threads) => {
-            cpu::backward(clouds, grad, *features, *kind, output.data(), &plan, workspace.data(), threads);
+            cpu_backward::backward(clouds, grad, *features, *kind, output.data(), &plan, workspace.data(), threads);
             Ok(())
         }
         #[cfg(feature = "cuda")]

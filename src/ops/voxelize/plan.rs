@@ -1,6 +1,7 @@
 //! Every launch and every byte of workspace of `voxelize`, made from plain numbers and testable without a GPU.
 
 use super::reduce::Reduce;
+use super::tiling::{Small, TILE_BITS, Tiling};
 use crate::error::{Error, Result};
 use crate::launch::Launch;
 use crate::ops::rows_plan::{blocks, kernel_name, line};
@@ -8,10 +9,6 @@ use crate::tensor::DType;
 
 /// Threads of a block: 8 warps hide the latency of loads that depend on nothing.
 pub const BLOCK: u32 = 256;
-/// Threads of a block that writes a chunk of points by tile: more points share the chunk's line of the table.
-const WIDE_BLOCK: u32 = 1024;
-/// Points that each of them takes at a time.
-const POINTS_OF_THREAD: usize = 4;
 /// Bytes that one thread clears.
 pub const CLEARED: u64 = 16;
 /// Points that one thread marks or counts.
@@ -22,46 +19,12 @@ pub const SCANNED: u64 = 16;
 pub const LISTED: u64 = 4;
 /// Bytes of a row's channels that one thread reduces at a time: one load.
 pub const GROUP: usize = 16;
-/// A tile has at most 2^10 cells: with 16 bytes for each, 6 blocks fit a multiprocessor of sm_90, 2 of sm_86.
-const TILE_BITS: u32 = 10;
-/// A tile has at least 2^5 cells: neighbours along z then still fill whole sectors.
-const LEAST_BITS: u32 = 5;
-/// Tiles of a grid: their counters of 16 bits are 32 KB of the 48 KB of shared memory that a launch may have unasked.
-const MOST_TILES: usize = 16_384;
 /// Blocks that share out the channels of few tiles: as many fill an H200 (132 multiprocessors of 6 to 8 blocks).
 const ENOUGH_BLOCKS: usize = 1024;
 /// Rows of a sparse grid, times their groups of channels, up to which neighbours go to different blocks: rows with many
 /// points are neighbours, and 132 multiprocessors that hold four blocks each wait for the fullest. Where there are more
 /// blocks, they even out.
 const ITEMS_APART: u64 = 1 << 18;
-/// Tiles of all grids below which they are made smaller: nearly one for each of 132 multiprocessors (148 of sm_100 and
-/// 108 of sm_80 gain no more: what a block of few cells does takes as long as what one of many does).
-const FEW_TILES: usize = 128;
-/// Points of a tile up to which there is no gain in smaller tiles: a block keeps 2048 points in shared memory, and some
-/// tiles have more than others.
-const POINTS_OF_TILE: usize = 1024;
-/// Points of a chunk: four for each thread of a block.
-const CHUNK: usize = WIDE_BLOCK as usize * POINTS_OF_THREAD;
-/// Points of a chunk of clouds that have no more than 64 of these, in few tiles: a quarter of a block's threads then wait
-/// for each other, and more multiprocessors have work.
-const SMALL_CHUNK: usize = 1024;
-const SMALL_CHUNKS: usize = 64;
-const TILES_OF_SMALL_CHUNK: usize = 1024;
-/// Tiles of a grid up to which a chunk is that small; its line of the table is then at most 2 bytes a point.
-const TILES_OF_CHUNK: usize = 4096;
-/// Points of a chunk for more tiles, again 2 bytes a point; counters of 16 bits hold them.
-const LARGE_CHUNK: usize = 16_384;
-/// Bytes of the table that are borrowed for any number of points, and for each point.
-const TABLE_BYTES: usize = 64 << 20;
-const TABLE_BYTES_A_POINT: usize = 8;
-
-/// Points of a small cloud: a block keeps them all, `KEPT` in the kernels.
-const POINTS_OF_SMALL: usize = 2048;
-/// Points that the blocks of small clouds look at in all, each at all of its cloud: 4000 for each of 132
-/// multiprocessors take some 2 us there, less than a launch that writes them by tile.
-const LOOKS: usize = 1 << 19;
-/// Tiles of all grids whose blocks all run at once on an H200, four to a multiprocessor.
-const TILES_AT_ONCE: usize = 528;
 
 /// Cells a point up to which the gradient of a sum goes to the points by tiles, which read that of the cells near a
 /// point once: a point alone reads a sector of up to 16 cells for each channel.
@@ -75,86 +38,6 @@ const POINTS_OF_BITS: usize = 1 << 20;
 /// Points of a part that may have bits of its own, and parts at most: a thread marks all of its parts in those of one.
 const POINTS_OF_PART: usize = 1 << 14;
 pub(crate) const MOST_PARTS: usize = 16;
-
-/// How a grid is cut into tiles and its clouds into chunks; a block takes a chunk, then a block takes a tile.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tiling {
-    /// A tile is 2^bits neighbouring cells.
-    pub bits: u32,
-    /// Tiles of a grid.
-    pub tiles: usize,
-    /// Points of a chunk, which are one round of a block or several of the widest.
-    pub chunk: usize,
-    /// Chunks of a cloud.
-    pub chunks: usize,
-    /// uint16 in a chunk's line of the table: where each tile's points begin, padded to 16 bytes.
-    pub pitch: usize,
-}
-
-impl Tiling {
-    /// Threads of a block that takes a chunk.
-    pub fn threads(&self) -> u32 {
-        WIDE_BLOCK.min((self.chunk / POINTS_OF_THREAD) as u32)
-    }
-
-    /// A block takes a chunk in one round.
-    pub fn one_round(&self) -> bool {
-        self.chunk <= CHUNK
-    }
-
-    /// For that many clouds in grids of so many cells, or `None` where the table would be too large.
-    pub fn new(batch: usize, points: usize, cells: usize) -> Option<Tiling> {
-        let tiles = |bits: u32| cells.div_ceil(1 << bits);
-        if tiles(TILE_BITS) > MOST_TILES {
-            return None;
-        }
-        let wanted = |bits: u32| {
-            let tiles = tiles(bits);
-            let few = tiles.saturating_mul(batch) < FEW_TILES;
-            tiles < TILES_OF_CHUNK && (few || points / tiles.max(1) > POINTS_OF_TILE)
-        };
-        let mut bits = TILE_BITS;
-        while bits > LEAST_BITS && wanted(bits) {
-            bits -= 1;
-        }
-        let tiles = tiles(bits);
-        let chunk = if points <= SMALL_CHUNKS * SMALL_CHUNK && tiles <= TILES_OF_SMALL_CHUNK {
-            SMALL_CHUNK
-        } else if tiles <= TILES_OF_CHUNK {
-            CHUNK
-        } else {
-            LARGE_CHUNK
-        };
-        let tiling =
-            Tiling { bits, tiles, chunk, chunks: points.div_ceil(chunk), pitch: (tiles + 1).next_multiple_of(8) };
-        let table = tiling.chunks.checked_mul(tiling.pitch * 2)?.checked_mul(batch)?;
-        let most = points.saturating_mul(batch).saturating_mul(TABLE_BYTES_A_POINT).saturating_add(TABLE_BYTES);
-        (table <= most).then_some(tiling)
-    }
-}
-
-/// How a grid is cut into tiles where clouds are so small that a block of each looks at all points.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Small {
-    /// A tile is 2^bits neighbouring cells.
-    pub bits: u32,
-    /// Tiles of a grid.
-    pub tiles: usize,
-}
-
-impl Small {
-    /// For that many clouds in grids of so many cells, or `None` where that would take longer than other ways.
-    pub fn new(batch: usize, points: usize, cells: usize) -> Option<Small> {
-        let tiles = |bits: u32| cells.div_ceil(1 << bits);
-        let mut bits = TILE_BITS;
-        while bits > LEAST_BITS && tiles(bits).saturating_mul(batch) < FEW_TILES {
-            bits -= 1;
-        }
-        let (tiles, all) = (tiles(bits), tiles(bits).saturating_mul(batch));
-        let few = points <= POINTS_OF_SMALL && all <= TILES_AT_ONCE && all.saturating_mul(points) <= LOOKS;
-        few.then_some(Small { bits, tiles })
-    }
-}
 
 /// The memory that a call borrows: offsets and size in bytes, each part aligned to 16.
 ///
@@ -446,6 +329,7 @@ pub fn sparse_rows(
 
 #[cfg(test)]
 mod tests {
+    use super::super::tiling::MOST_TILES;
     use super::*;
 
     const CELLS: usize = 128 * 128 * 128;
@@ -520,35 +404,6 @@ mod tests {
         let row = sparse_rows("voxelize_sparse", Reduce::Mean, false, DType::F32, 500_000, 8).unwrap();
         assert_eq!((row.kernel, row.grid), ("voxelize_row_sum_f32", [3907, 1, 1]));
         assert_eq!(clear("voxelize", 17).unwrap().grid, [1, 1, 1]);
-    }
-
-    #[test]
-    fn tiles_are_small_where_they_are_few_or_full() {
-        let bits = |batch, points, side: usize| Tiling::new(batch, points, side.pow(3)).unwrap().bits;
-        assert_eq!(bits(1, 4_000_000, 256), 10);
-        assert_eq!(bits(1, 4_000_000, 64), 6, "4096 tiles of 1000 points");
-        assert_eq!(bits(1, 1000, 16), 5, "few, and none smaller");
-        assert_eq!(bits(1, 20_000, 32), 8, "128 at once");
-        let chunk = |points, side: usize| Tiling::new(1, points, side.pow(3)).unwrap().chunk;
-        assert_eq!((chunk(65_536, 64), chunk(65_537, 64), chunk(65_536, 128)), (SMALL_CHUNK, CHUNK, CHUNK));
-        assert_eq!(bits(8, 100_000, 64), 10);
-        assert_eq!(Tiling::new(1, 4_000_000, 256usize.pow(3)).unwrap().chunk, LARGE_CHUNK);
-        assert_eq!(Tiling::new(1, 4_000_000, 512usize.pow(3)), None, "more tiles than counters");
-        let one = Tiling::new(1, 0, 1).unwrap();
-        assert_eq!((one.tiles, one.chunks, one.pitch), (1, 0, 8));
-        for batch in [0, 1, 7, 300] {
-            for points in [0, 1, 4097, 500_000, i32::MAX as usize] {
-                for cells in [1, 1025, 32 * 4096 + 1, MOST_TILES * 1024] {
-                    let Some(tiling) = Tiling::new(batch, points, cells) else { continue };
-                    assert!(tiling.tiles << tiling.bits >= cells && (tiling.tiles - 1) << tiling.bits < cells);
-                    assert!(tiling.tiles <= MOST_TILES && tiling.chunks * tiling.chunk >= points);
-                    assert!(tiling.pitch > tiling.tiles && tiling.pitch.is_multiple_of(8));
-                    assert!(tiling.chunk <= usize::from(u16::MAX) && (LEAST_BITS..=TILE_BITS).contains(&tiling.bits));
-                    // A kernel adds a chunk to its start in int32.
-                    assert!(i32::try_from(tiling.chunks * tiling.chunk).is_ok() || points > 1 << 30);
-                }
-            }
-        }
     }
 
     #[test]

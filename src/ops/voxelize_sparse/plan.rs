@@ -4,7 +4,8 @@ use crate::error::{Error, Result};
 use crate::launch::Launch;
 use crate::ops::rows_plan::{blocks, kernel_name, line};
 use crate::ops::voxelize::grid::Grid;
-use crate::ops::voxelize::plan::{BLOCK, GROUP, Tiles, Tiling, tiles};
+use crate::ops::voxelize::plan::{BLOCK, GROUP, Tiles, tiles};
+use crate::ops::voxelize::tiling::Tiling;
 use crate::tensor::DType;
 
 /// Bits of a digit at most: a thread of a block for each of its 256 values.
