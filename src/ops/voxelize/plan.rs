@@ -91,7 +91,8 @@ impl Workspace {
         let mean = backward && reduce == Reduce::Mean;
         let spreads = mean || backward && reduce == Reduce::Sum && cells / CELLS_OF_POINT <= points;
         let groups = groups || !cuda && spreads;
-        let small = if cuda && (!backward || groups || spreads) { Small::new(batch, points, cells) } else { None };
+        let one_launch = cuda && (!backward || groups || spreads);
+        let small = if one_launch { Small::new(batch, points, cells, groups || spreads) } else { None };
         let by_tiles = cuda && small.is_none() && (groups || spreads);
         let tiling = if by_tiles { Tiling::new(batch, points, cells) } else { None };
         let tiled = tiling.is_some();
@@ -408,7 +409,7 @@ mod tests {
 
     #[test]
     fn small_clouds_are_one_launch_without_memory() {
-        let small = |batch, points, side: usize| Small::new(batch, points, side.pow(3));
+        let small = |batch, points, side: usize| Small::new(batch, points, side.pow(3), true);
         assert_eq!(small(1, 2048, 16), Some(Small { bits: 5, tiles: 128 }));
         assert_eq!(small(1, 2048, 32), Some(Small { bits: 8, tiles: 128 }));
         assert_eq!(small(8, 1024, 24), Some(Small { bits: 9, tiles: 27 }));
@@ -417,11 +418,12 @@ mod tests {
         assert_eq!(small(3, 2048, 48), None, "too many looks");
         assert_eq!(small(1, 2049, 16), None, "more than a block keeps");
         assert_eq!(small(0, 5, 1), Some(Small { bits: 5, tiles: 1 }));
+        assert_eq!(Small::new(1, 1025, 4096, false), None, "more than one look of a block that only marks");
         for (reduce, backward) in [(Reduce::Occupancy, false), (Reduce::Mean, false), (Reduce::Max, true)] {
             let plan = Workspace::new("voxelize", 2, 100, 999, reduce, backward, true).unwrap();
             assert!(plan.small.is_some() && plan.tiling.is_none() && plan.bytes == 0, "{plan:?}");
         }
-        let plan = Small::new(1, 1000, 16 * 16 * 16).unwrap();
+        let plan = Small::new(1, 1000, 16 * 16 * 16, true).unwrap();
         let tiles = small_rows("voxelize", Reduce::Mean, true, DType::F16, 1, &plan, 300).unwrap();
         assert_eq!((tiles.launch.kernel, tiles.launch.grid), ("voxelize_small_spread_f16", [128, 2, 1]));
         let tiles = small_points("voxelize", Reduce::Occupancy, 3, &plan).unwrap();

@@ -2,8 +2,10 @@
 
 /// A tile has at most 2^10 cells: with 16 bytes for each, 6 blocks fit a multiprocessor of sm_90, 2 of sm_86.
 pub(crate) const TILE_BITS: u32 = 10;
-/// A tile has at least 2^5 cells: neighbours along z then still fill whole sectors.
+/// A tile has at least 2^5 cells: neighbours along z then still fill whole sectors; 2^4, which of a half still fill one,
+/// where a block then keeps its points.
 const LEAST_BITS: u32 = 5;
+const LEAST_BITS_OF_KEPT: u32 = 4;
 /// Tiles of a grid: their counters of 16 bits are 32 KB of the 48 KB of shared memory that a launch may have unasked.
 pub(crate) const MOST_TILES: usize = 16_384;
 /// Tiles of all grids below which they are made smaller: nearly one for each of 132 multiprocessors (148 of sm_100 and
@@ -12,6 +14,8 @@ const FEW_TILES: usize = 128;
 /// Points of a tile up to which there is no gain in smaller tiles: a block keeps 2048 points in shared memory, and some
 /// tiles have more than others.
 const POINTS_OF_TILE: usize = 1024;
+/// Points of a tile up to which a block keeps them, if some tiles have a third more than others.
+const POINTS_OF_KEPT: usize = 1536;
 /// Points of a chunk: four for each thread of a block.
 const CHUNK: usize = WIDE_BLOCK as usize * POINTS_OF_THREAD;
 /// Points of a chunk of clouds that have no more than 64 of these, in few tiles: a quarter of a block's threads then wait
@@ -28,6 +32,9 @@ const TABLE_BYTES: usize = 64 << 20;
 const TABLE_BYTES_A_POINT: usize = 8;
 /// Points of a small cloud: a block keeps them all, `KEPT` in the kernels.
 const POINTS_OF_SMALL: usize = 2048;
+/// Points of a cloud up to which one launch that marks or counts is no slower than two that do so by point: a round of a
+/// block's threads. It spares a host the second launch.
+const POINTS_OF_TINY: usize = 1024;
 /// Points that the blocks of small clouds look at in all, each at all of its cloud: 4000 for each of 132
 /// multiprocessors take some 2 us there, less than a launch that writes them by tile.
 const LOOKS: usize = 1 << 19;
@@ -70,14 +77,18 @@ impl Tiling {
         if tiles(TILE_BITS) > MOST_TILES {
             return None;
         }
+        let points_of = |bits: u32| points / tiles(bits).max(1);
         let wanted = |bits: u32| {
             let tiles = tiles(bits);
             let few = tiles.saturating_mul(batch) < FEW_TILES;
-            tiles < TILES_OF_CHUNK && (few || points / tiles.max(1) > POINTS_OF_TILE)
+            tiles < TILES_OF_CHUNK && (few || points_of(bits) > POINTS_OF_TILE)
         };
         let mut bits = TILE_BITS;
         while bits > LEAST_BITS && wanted(bits) {
             bits -= 1;
+        }
+        if points_of(bits) > POINTS_OF_TILE && points_of(LEAST_BITS_OF_KEPT) <= POINTS_OF_KEPT {
+            bits = LEAST_BITS_OF_KEPT;
         }
         let tiles = tiles(bits);
         let chunk = if points <= SMALL_CHUNKS * SMALL_CHUNK && tiles <= TILES_OF_SMALL_CHUNK {
@@ -105,15 +116,17 @@ pub struct Small {
 }
 
 impl Small {
-    /// For that many clouds in grids of so many cells, or `None` where that would take longer than other ways.
-    pub fn new(batch: usize, points: usize, cells: usize) -> Option<Small> {
+    /// For that many clouds in grids of so many cells, or `None` where that would take longer than other ways; what only
+    /// marks or counts points has little to do otherwise.
+    pub fn new(batch: usize, points: usize, cells: usize, keeps: bool) -> Option<Small> {
         let tiles = |bits: u32| cells.div_ceil(1 << bits);
         let mut bits = TILE_BITS;
         while bits > LEAST_BITS && tiles(bits).saturating_mul(batch) < FEW_TILES {
             bits -= 1;
         }
         let (tiles, all) = (tiles(bits), tiles(bits).saturating_mul(batch));
-        let few = points <= POINTS_OF_SMALL && all <= TILES_AT_ONCE && all.saturating_mul(points) <= LOOKS;
+        let most = if keeps { POINTS_OF_SMALL } else { POINTS_OF_TINY };
+        let few = points <= most && all <= TILES_AT_ONCE && all.saturating_mul(points) <= LOOKS;
         few.then_some(Small { bits, tiles })
     }
 }
@@ -127,6 +140,11 @@ mod tests {
         let bits = |batch, points, side: usize| Tiling::new(batch, points, side.pow(3)).unwrap().bits;
         assert_eq!(bits(1, 4_000_000, 256), 10);
         assert_eq!(bits(1, 4_000_000, 64), 6, "4096 tiles of 1000 points");
+        assert_eq!(
+            (bits(1, 300_000, 16), bits(1, 7_000_000, 31)),
+            (4, 5),
+            "kept in smaller tiles, and not even in these"
+        );
         assert_eq!(bits(1, 1000, 16), 5, "few, and none smaller");
         assert_eq!(bits(1, 20_000, 32), 8, "128 at once");
         let chunk = |points, side: usize| Tiling::new(1, points, side.pow(3)).unwrap().chunk;
@@ -143,7 +161,10 @@ mod tests {
                     assert!(tiling.tiles << tiling.bits >= cells && (tiling.tiles - 1) << tiling.bits < cells);
                     assert!(tiling.tiles <= MOST_TILES && tiling.chunks * tiling.chunk >= points);
                     assert!(tiling.pitch > tiling.tiles && tiling.pitch.is_multiple_of(8));
-                    assert!(tiling.chunk <= usize::from(u16::MAX) && (LEAST_BITS..=TILE_BITS).contains(&tiling.bits));
+                    assert!(
+                        tiling.chunk <= usize::from(u16::MAX)
+                            && (LEAST_BITS_OF_KEPT..=TILE_BITS).contains(&tiling.bits)
+                    );
                     // A kernel adds a chunk to its start in int32.
                     assert!(i32::try_from(tiling.chunks * tiling.chunk).is_ok() || points > 1 << 30);
                 }
