@@ -56,7 +56,7 @@ test-emulator: setup  ## the CUDA kernels and their launches on an emulated driv
 	$(CARGO) test --release --quiet --features cuda --test cuda --test cuda_voxelize \
 	  --config 'target."cfg(all())".runner = ["env", "LD_LIBRARY_PATH=$(CURDIR)/$(EMULATOR)/plain"]'
 	$(BIN)/python tests/emulator/build.py --output $(EMULATOR)/asan --sanitize address
-	ROBOCACHE_CASES=500 ROBOCACHE_EMULATOR_SEED=1 ASAN_OPTIONS=detect_leaks=0 \
+	ROBOCACHE_CASES=200 ROBOCACHE_EMULATOR_SEED=1 ASAN_OPTIONS=detect_leaks=0 \
 	  $(CARGO) test --release --quiet --features cuda --test cuda --test cuda_voxelize \
 	  --config "target.\"cfg(all())\".runner = [\"env\", \"LD_LIBRARY_PATH=$(CURDIR)/$(EMULATOR)/asan\", \
 	  \"LD_PRELOAD=$$(g++ -print-file-name=libasan.so)\"]"
