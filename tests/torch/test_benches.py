@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ sys.path.insert(0, str(ROOT / "benches"))
 import clouds  # noqa: E402
 import dispatch  # noqa: E402
 import guard  # noqa: E402
+import limits  # noqa: E402
 import others  # noqa: E402
 import peers  # noqa: E402
 import recorded as recorded_cases  # noqa: E402
@@ -284,6 +286,29 @@ def test_the_newest_record_of_a_kind_counts(checkout: Path) -> None:
     readme, page = ((checkout / name).read_text() for name in ("README.md", "docs/performance.md"))
     assert "20.0 µs" in readme and "77.0 µs" in readme and "99.0 µs" not in readme and "55.0" not in readme
     assert "a peer is faster in 1; the worst:" in page and "| 2.00 µs (torch eager) | 2.00 |" in page
+
+
+def test_what_the_machine_allows_stands_beside_what_is_reached(checkout: Path) -> None:
+    lines = [
+        line("skeleton", 1.25, op="limit", case="1 trip to memory", bytes=0, floor_us=0.0),
+        line("robocache", 6.0, case="32x500x256->250"),
+        line("skeleton", 5.0, case="32x500x256->250"),
+        line("skeleton, bits", 4.0, case="32x500x256->250"),
+    ]
+    write(checkout / "record" / "2026-02-01-some-limits.jsonl", lines)
+    assert run(checkout) == 0
+    page = (checkout / "docs" / "performance.md").read_text()
+    assert "1 trip to memory: 1.25 µs" in page
+    assert "| 5.00 µs | 4.00 µs | 6.00 µs | 1.50 |" in page
+    assert "6.00 µs" not in (checkout / "README.md").read_text(), "of another run"
+
+
+def test_limits_pass_what_their_kernels_take() -> None:
+    sizes = {limits.Stream: 40, limits.Rows: 144, limits.Scatter: 32, limits.Tiles: 40, limits.Config: 56}
+    assert {struct: ctypes.sizeof(struct) for struct in sizes} == sizes
+    assert limits.copies_of(1) == limits.MOST_COPIES and limits.copies_of(10**9) == 3
+    for kernel in ("nothing", "chase", "rows", "clear", "scatter_bytes", "scatter_bits", "expand", "entries", "tiles"):
+        assert f" {kernel}(const __grid_constant__" in limits.SOURCE.read_text()
 
 
 def test_without_records_nothing_is_made(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
