@@ -12,8 +12,6 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 WITH_VENV := PATH="$(BIN):$$PATH"
 CARGO := $(WITH_VENV) cargo
 FEATURES := none cuda torch torch,cuda tch tch,cuda
-# The tests of `torch` and `tch` are those of the sets with `cuda` as well.
-TESTED := none cuda torch,cuda tch,cuda
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build demo test test-rust test-emulator test-python test-cpp lint test-gpu bench bench-gpu guard wheel clean
@@ -43,8 +41,8 @@ demo: build  ## align a real robot log to one clock: tensors, a table and a pict
 
 test: lint test-rust test-emulator test-python test-cpp  ## everything below that needs no GPU
 
-test-rust: setup  ## the Rust tests with the sets of features that differ in them
-	@set -e; for features in $(TESTED); do echo "cargo test --features $$features"; \
+test-rust: setup  ## the Rust tests with every set of features
+	@set -e; for features in $(FEATURES); do echo "cargo test --features $$features"; \
 	  $(CARGO) test --release --quiet --features "$$(echo $$features | sed 's/^none$$//')"; done
 
 # The emulated driver goes to the test program alone: the build script's NVRTC must not find it.
@@ -56,7 +54,7 @@ test-emulator: setup  ## the CUDA kernels and their launches on an emulated driv
 	$(CARGO) test --release --quiet --features cuda --test cuda --test cuda_voxelize \
 	  --config 'target."cfg(all())".runner = ["env", "LD_LIBRARY_PATH=$(CURDIR)/$(EMULATOR)/plain"]'
 	$(BIN)/python tests/emulator/build.py --output $(EMULATOR)/asan --sanitize address
-	ROBOCACHE_CASES=200 ROBOCACHE_EMULATOR_SEED=1 ASAN_OPTIONS=detect_leaks=0 \
+	ROBOCACHE_CASES=500 ROBOCACHE_EMULATOR_SEED=1 ASAN_OPTIONS=detect_leaks=0 \
 	  $(CARGO) test --release --quiet --features cuda --test cuda --test cuda_voxelize \
 	  --config "target.\"cfg(all())\".runner = [\"env\", \"LD_LIBRARY_PATH=$(CURDIR)/$(EMULATOR)/asan\", \
 	  \"LD_PRELOAD=$$(g++ -print-file-name=libasan.so)\"]"

@@ -40,15 +40,8 @@ CHASED = 1 << 24  # numbers of each trip, 64 MB: beyond the L2 cache in a few ca
 CHASE_BLOCKS = 132  # about one for each multiprocessor
 
 
-class Pointers(ctypes.Structure):
-    """Fields are given by name; the padding is C's."""
-
-    def __init__(self, **values: object) -> None:
-        super().__init__(**values)
-
-
-def struct(name: str, **fields: type) -> type[Pointers]:
-    return type(name, (Pointers,), {"_fields_": list(fields.items())})
+def struct(name: str, **fields: type) -> type[ctypes.Structure]:
+    return type(name, (ctypes.Structure,), {"_fields_": list(fields.items())})
 
 
 P, U64, U32, I32 = ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_int
@@ -92,7 +85,7 @@ class Kernels:
         self.module = cupy.RawModule(code=SOURCE.read_text(), options=("--std=c++17",))
         self.overlaps = torch.cuda.get_device_capability() >= (9, 0)
 
-    def launch(self, name: str, blocks: int | tuple[int, int], params: Pointers, block: int = BLOCK) -> None:
+    def launch(self, name: str, blocks: int | tuple[int, int], params: ctypes.Structure, block: int = BLOCK) -> None:
         across, deep = blocks if isinstance(blocks, tuple) else (blocks, 1)
         attribute = Attribute(self.PROGRAMMATIC_STREAM_SERIALIZATION, 0, 1, b"")
         stream = torch.cuda.current_stream().cuda_stream

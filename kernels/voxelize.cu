@@ -2,7 +2,8 @@
 //
 // Grouping takes four launches and no float atomics: `count` gives each point its place among those of its cell,
 // `starts` gives each cell its part of the order, `order` writes it; kernels/voxelize_rows.cu then reduces the parts.
-// Which place a point gets depends on chance, but what follows does not depend on the places.
+// Which place a point gets depends on chance, but what follows does not depend on the places. Occupancy is marked by
+// bytes, or of many points by bits, which then become bytes.
 
 #include "exact.cuh"
 #include "grid.cuh"
@@ -282,9 +283,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK) voxelize_starts(const __grid
     occupancy<P>(p);                                                                                                   \
   }                                                                                                                    \
   extern "C" __global__ void __launch_bounds__(BLOCK)                                                                  \
-      voxelize_mark_##NAME(const __grid_constant__ VoxelizePointsParams p) {                                      \
+      voxelize_mark_##NAME(const __grid_constant__ VoxelizePointsParams p) {                                           \
     begin();                                                                                                           \
-    occupancy_bits<P>(p);                                                                                                   \
+    occupancy_bits<P>(p);                                                                                              \
   }                                                                                                                    \
   extern "C" __global__ void __launch_bounds__(BLOCK)                                                                  \
       voxelize_count_##NAME(const __grid_constant__ VoxelizePointsParams p) {                                          \

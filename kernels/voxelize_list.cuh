@@ -200,7 +200,7 @@ __device__ __noinline__ void reduce_many(
   }
 }
 
-// The listed rows of more points than that, one after the other. All threads of the block come.
+// The long rows of a list, one after the other. All threads of the block come.
 template <class V, class Reduced, class RowOf>
 __device__ __noinline__ void reduce_longs(
     const VoxelizeRowsParams& p, i64 cloud, int bits, int group_bits, const List& list, V* staged, i64 first,

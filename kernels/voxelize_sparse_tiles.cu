@@ -335,7 +335,7 @@ __device__ void fill(const VoxelizeSparseTilesFillParams& p) {
 }  // namespace
 
 #define KERNEL(NAME, PARAMS, THREADS, BODY)                                                                            \
-  extern "C" __global__ void __launch_bounds__ THREADS                                                                \
+  extern "C" __global__ void __launch_bounds__ THREADS                                                                 \
       voxelize_sparse_tile_##NAME(const __grid_constant__ PARAMS p) {                                                  \
     begin();                                                                                                           \
     BODY(p);                                                                                                           \

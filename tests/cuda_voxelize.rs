@@ -25,7 +25,7 @@ use random::{FLOATING, Random, cases};
 use robocache::{DType, Error, Serial};
 
 /// Fewer than of `resample`: each case is up to a dozen calls, and a sort is many launches.
-const CASES: u64 = 300;
+const CASES: u64 = 800;
 
 /// What results and workspaces are full of before a call: every element must be written.
 fn fill_of(index: u64) -> u8 {

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # The pytest battery on a CUDA machine: torch and a library built elsewhere, no cargo, nothing installed.
 #
-# Runs what is marked `gpu` (the same tests, on the GPU), then a part of it under compute-sanitizer's memcheck, and each
-# kind of kernel once under its racecheck. PYTHON names the interpreter that has torch; ROBOCACHE_LIBRARY another place
-# for the library; ROBOCACHE_SANITIZER_CASES what part of the random cases memcheck gets (1: all of them, which takes an
-# hour); LOGS a folder for the whole output of each step.
+# Runs what is marked `gpu` (the same tests, on the GPU), then a part of it under compute-sanitizer's memcheck and
+# racecheck, before it small calls (tests/race.py). PYTHON names the interpreter that has torch; ROBOCACHE_LIBRARY another
+# place for the library; ROBOCACHE_SANITIZER_CASES what part of the random cases the sanitizer gets (1: all of them, which
+# takes an hour); LOGS a folder for the whole output of each step.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
@@ -40,12 +40,14 @@ step export "${battery[@]}" tests/torch/test_export.py tests/torch/test_voxelize
 if command -v compute-sanitizer > /dev/null; then
   # Small random cases over every dtype, mode and layout; torch's caching allocator would hide an overrun.
   export PYTORCH_NO_CUDA_MEMORY_CACHING=1 ROBOCACHE_CASES=${ROBOCACHE_SANITIZER_CASES:-0.1}
-  check=(compute-sanitizer --error-exitcode 1 --target-processes all --kernel-name-exclude kns=at::)
-  step memcheck "${check[@]}" --tool memcheck "${battery[@]}" tests/torch/test_threads.py
-  # A thousand repeats and large clouds would take it hours, and run no other code.
-  step memcheck-voxelize "${check[@]}" --tool memcheck "${battery[@]}" tests/torch/test_voxelize_threads.py \
-    -k 'not thousand and not large and not 100_000 and not order_of_points'
-  step racecheck "${check[@]}" --tool racecheck "$python" tests/race.py
+  for tool in memcheck racecheck; do
+    check=(compute-sanitizer --tool "$tool" --error-exitcode 1 --target-processes all --kernel-name-exclude kns=at::)
+    step "$tool-small" "${check[@]}" "$python" tests/race.py
+    step "$tool" "${check[@]}" "${battery[@]}" tests/torch/test_threads.py
+    # A thousand repeats and large clouds would take it hours, and run no other code.
+    step "$tool-voxelize" "${check[@]}" "${battery[@]}" tests/torch/test_voxelize_threads.py \
+      -k 'not thousand and not large and not 100_000 and not order_of_points'
+  done
 else
   echo "test-gpu: compute-sanitizer is not on the path, so memory and races were NOT checked" >&2
   failed+=(sanitizer)

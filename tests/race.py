@@ -1,4 +1,4 @@
-"""One small call of each kind of kernel, for compute-sanitizer's racecheck: the tests would take it hours.
+"""Small calls of voxels, plain rows and their gradients, for compute-sanitizer's racecheck: seconds, not hours.
 
     compute-sanitizer --tool racecheck python tests/race.py
 
