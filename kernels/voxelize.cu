@@ -20,8 +20,9 @@ struct VoxelizePointsParams {
   Clouds clouds;
   unsigned char* output;  // [B, cells] bytes that are 0 or 1, or int32
   int* places;            // [B, N] or null: each point's place among those of its cell, or -1
+  int each;               // neighbouring points of a thread: four, or one of few
 };
-static_assert(sizeof(VoxelizePointsParams) == 168, "mirrors ops::voxelize::params::PointsParams");
+static_assert(sizeof(VoxelizePointsParams) == 176, "mirrors ops::voxelize::params::PointsParams");
 
 struct VoxelizeUnpackParams {
   const unsigned char* bits;  // [B, cells], each cloud's in whole words of 64
@@ -67,15 +68,20 @@ constexpr int FOURS = SCANNED / 4;
 // Cells of a grid that int32 counts are found in less time.
 __device__ bool is_narrow(const Clouds& clouds) { return clouds.cells <= 0x7fffffff; }
 
-// Threads: one for four neighbouring points, as in `count`.
+// Threads: one for four neighbouring points, as in `count`, or for one.
 template <class P, class Index>
 __device__ void mark(const VoxelizePointsParams& p) {
   const Tile tile = tile_of(p.clouds.tiles);
-  const i64 point = (tile.index * BLOCK + threadIdx.x) * FOUR;
+  const i64 point = (tile.index * BLOCK + threadIdx.x) * p.each, end = count_of(p.clouds, tile.cloud);
   unsigned char* output = p.output + tile.cloud * p.clouds.cells;
-  Index cells[FOUR];
-  cells_of_four<P>(p.clouds, tile.cloud, point, count_of(p.clouds, tile.cloud), cells);
   // Threads that meet here write the same.
+  if (p.each == 1) {
+    const i64 cell = point < end ? cell_of<P>(p.clouds, tile.cloud, point) : -1;
+    if (cell >= 0) output[cell] = 1;
+    return;
+  }
+  Index cells[FOUR];
+  cells_of_four<P>(p.clouds, tile.cloud, point, end, cells);
 #pragma unroll
   for (int k = 0; k < FOUR; ++k)
     if (cells[k] >= 0) output[cells[k]] = 1;

@@ -28,6 +28,9 @@ struct List {
   unsigned char occupied[BLOCK];  // a bit for each of four neighbours
   int size, longs;
 
+  // Bits that say which of four neighbouring rows have points.
+  __device__ unsigned operator()(int four) const { return occupied[four]; }
+
   // By one thread, before rows are added.
   __device__ void clear() { size = longs = 0; }
 
@@ -73,10 +76,11 @@ struct Part {
   i64 first;
   int channels;
 
-  // Neighbouring threads take the 2^group_bits groups of channels of a row, no more than are there.
+  // Neighbouring threads take the 2^group_bits groups of N channels of a row, no more than are there.
+  template <int N>
   __device__ int group_bits() const {
     int wide = 0;
-    while (GROUP<V> << wide < channels) ++wide;
+    while (N << wide < channels) ++wide;
     return wide;
   }
 
@@ -98,33 +102,41 @@ struct Part {
     }
   }
 
-  // Four neighbours lie side by side and aligned.
+  // Four neighbours lie side by side and aligned; a grid then ends with four.
   __device__ bool whole(const void* memory) const {
-    return p.strides[2] == 1 && p.strides[1] % EACH == 0 && p.strides[0] % EACH == 0 &&
+    return p.strides[2] == 1 && p.rows % EACH == 0 && p.strides[1] % EACH == 0 && p.strides[0] % EACH == 0 &&
            reinterpret_cast<u64>(memory) % sizeof(Vector<V, EACH>) == 0;
   }
 
-  // Writes what is staged, and zero for rows without points.
-  __device__ void write(const V* staged, const List& list) const {
+  // Writes what is staged, and zero for rows without points, as `occupied` says of four neighbours.
+  template <class Occupied>
+  __device__ void write(const V* staged, const Occupied& occupied) const {
     using Four = Vector<V, EACH>;
     V* output = static_cast<V*>(p.output);
-    const bool all = whole(output);
     const V zero = narrow_from<V>(0.0);
-    const unsigned occupied = list.occupied[four()];
-    by_fours([&](i64 to, int at, int rows) {
-      if (all && rows == EACH) {
+    if (whole(output)) {
+      const unsigned here = occupied(four());
+      by_fours([&](i64 to, int at, int) {
         Four four{{zero, zero, zero, zero}};
-        if (occupied != 0) {
+        if (here != 0) {
           four = *reinterpret_cast<const Four*>(staged + at);
 #pragma unroll
-          for (int k = 0; k < EACH; ++k) four.at[k] = (occupied >> k & 1) != 0 ? four.at[k] : zero;
+          for (int k = 0; k < EACH; ++k) four.at[k] = (here >> k & 1) != 0 ? four.at[k] : zero;
         }
         *reinterpret_cast<Four*>(output + to) = four;
-        return;
-      }
+      });
+      return;
+    }
+    // Neighbouring threads take neighbouring rows, which fill sectors wherever these begin.
+    V* to = output + cloud * p.strides[0] + first * p.strides[1] + row * p.strides[2];
+    const i64 left = p.rows - row;
 #pragma unroll 1
-      for (int k = 0; k < rows; ++k) output[to + k * p.strides[2]] = (occupied >> k & 1) != 0 ? staged[at + k] : zero;
-    });
+    for (int at = threadIdx.x; at < channels << bits; at += BLOCK) {
+      const int place = at & ((1 << bits) - 1);
+      if (place >= left) continue;
+      const bool here = (occupied(place / EACH) >> place % EACH & 1) != 0;
+      to[(at >> bits) * p.strides[1] + place * p.strides[2]] = here ? staged[at] : zero;
+    }
   }
 
   // Stages the gradient of four neighbours where some have points.
@@ -132,7 +144,7 @@ struct Part {
     using Four = Vector<V, EACH>;
     const V* grad = static_cast<const V*>(p.grad);
     const bool all = whole(grad);
-    if (list.occupied[four()] == 0) return;
+    if (list(four()) == 0) return;
     by_fours([&](i64 from, int at, int rows) {
       if (all && rows == EACH) {
         *reinterpret_cast<Four*>(staged + at) = *reinterpret_cast<const Four*>(grad + from);
@@ -184,34 +196,40 @@ struct Stage<V, true> {
   }
 };
 
-// The listed rows of many points, by warps. `row_of(place)` is a row by its place in the tile.
+// Reduces a part of the listed rows, a group of channels at a time by one access each: a row by a thread, those of many
+// points by a warp, and the long ones by the block, one after the other. `row_of(place)` is a row by its place in the tile.
+// A function apart, so that a block reads no code for other accesses.
 template <class V, class Reduced, class RowOf>
-__device__ __noinline__ void reduce_many(
-    const VoxelizeRowsParams& p, i64 cloud, int bits, int group_bits, const List& list, V* staged, i64 first,
-    bool aligned, RowOf row_of) {
+__device__ void reduce_part(const Part<V>& part, const List& list, bool many, V* staged, RowOf row_of) {
+  constexpr int N = Reduced::N;
+  const VoxelizeRowsParams& p = part.p;
+  const int bits = part.bits, group_bits = part.template group_bits<N>(), mask = (1 << group_bits) - 1;
+  const auto stage_of = [&](int place, int channel) {
+    return Stage<V, Reduced::SENDS>{p, part.cloud, part.first + channel, staged, channel << bits | place, bits};
+  };
+  const auto features_of = [&](int channel) { return Features<V, N, true>(p, part.cloud, part.first + channel); };
   const int all = list.size << group_bits, lane = threadIdx.x % WARP;
-  for (int each = threadIdx.x / WARP; each < all; each += WARPS) {
-    const int place = list.places[each >> group_bits], group = each & ((1 << group_bits) - 1);
-    const i64 channel = first + group * GROUP<V>;
-    if (channel >= p.channels) continue;
+  for (int each = threadIdx.x; each < all; each += BLOCK) {
+    const int place = list.places[each >> group_bits], channel = (each & mask) * N;
+    if (channel >= part.channels) continue;
     const Row row = row_of(place);
-    const Stage<V, Reduced::SENDS> stage{p, cloud, channel, staged, (group * GROUP<V>) << bits | place, bits};
-    if (row.count > ALONE) reduce_together<V, Reduced>(p, row, channel, aligned, lane, stage);
+    if (row.count <= ALONE)
+      Reduced::alone(p, row, part.first + channel, features_of(channel), stage_of(place, channel));
   }
-}
-
-// The long rows of a list, one after the other. All threads of the block come.
-template <class V, class Reduced, class RowOf>
-__device__ __noinline__ void reduce_longs(
-    const VoxelizeRowsParams& p, i64 cloud, int bits, int group_bits, const List& list, V* staged, i64 first,
-    RowOf row_of) {
-  __shared__ Partials partials;
+  if (!many) return;
+  for (int each = threadIdx.x / WARP; each < all; each += WARPS) {
+    const int place = list.places[each >> group_bits], channel = (each & mask) * N;
+    if (channel >= part.channels) continue;
+    const Row row = row_of(place);
+    if (row.count > ALONE)
+      Reduced::together(p, row, part.first + channel, features_of(channel), lane, stage_of(place, channel));
+  }
+  Partials& partials = partials_of_block();
   for (int each = 0; each < list.longs << group_bits; ++each) {
-    const int place = list.long_place(each >> group_bits), group = each & ((1 << group_bits) - 1);
-    const i64 channel = first + group * GROUP<V>;
-    if (channel >= p.channels) continue;
-    const Stage<V, Reduced::SENDS> stage{p, cloud, channel, staged, (group * GROUP<V>) << bits | place, bits};
-    Reduced::by_block(p, row_of(place), channel, partials, stage);
+    const int place = list.long_place(each >> group_bits), channel = (each & mask) * N;
+    if (channel >= part.channels) continue;
+    Reduced::by_block(
+        p, row_of(place), part.first + channel, features_of(channel), partials, stage_of(place, channel));
   }
 }
 
@@ -222,26 +240,14 @@ __device__ void reduce_list(
     const VoxelizeRowsParams& p, const Tile& tile, int bits, Turn turn, const List& list, bool many, V* staged,
     const RowOf& row_of) {
   if (Reduced::SENDS && list.size + list.longs == 0) return;
-  const bool aligned = is_aligned<V>(p);
   by_parts<V>(p, tile, bits, turn, [&](const Part<V>& part) {
     if constexpr (Reduced::SENDS) {
       part.read(staged, list);
       __syncthreads();
     }
-    const int group_bits = part.group_bits(), all = list.size << group_bits;
-    for (int each = threadIdx.x; each < all; each += BLOCK) {
-      const int place = list.places[each >> group_bits], group = each & ((1 << group_bits) - 1);
-      const i64 channel = part.first + group * GROUP<V>;
-      if (channel >= p.channels) continue;
-      const Row row = row_of(place);
-      const Stage<V, Reduced::SENDS> stage{p, tile.cloud, channel, staged, (group * GROUP<V>) << bits | place, bits};
-      if (row.count <= ALONE) reduce_alone<V, Reduced>(p, row, channel, aligned, stage);
-    }
-    if (many) {
-      reduce_many<V, Reduced>(p, tile.cloud, bits, group_bits, list, staged, part.first, aligned, row_of);
-      if (list.longs != 0)
-        reduce_longs<V, Reduced>(p, tile.cloud, bits, group_bits, list, staged, part.first, row_of);
-    }
+    by_access<V>(p, [&](auto access) {
+      reduce_part<V, typename Reduced::template Of<access.CHANNELS>>(part, list, many, staged, row_of);
+    });
     __syncthreads();
     if constexpr (!Reduced::SENDS) {
       part.write(staged, list);

@@ -50,18 +50,18 @@ __device__ Row sparse_row(const VoxelizeRowsParams& p, i64 place) {
 
 // Writes what a reduction found for a row, or sends the row's gradient to the point that it found.
 template <class V, bool SENDS>
-struct Keep {
+struct Kept {
   const VoxelizeRowsParams& p;
   const Row& row;
   i64 channel;
 
-  __device__ Keep(const VoxelizeRowsParams& p, const Row& row, i64 channel) : p(p), row(row), channel(channel) {}
+  __device__ Kept(const VoxelizeRowsParams& p, const Row& row, i64 channel) : p(p), row(row), channel(channel) {}
   __device__ i64 at(int k) const { return (channel + k) * p.strides[1] + row.place * p.strides[2]; }
   __device__ void operator()(int k, V found) const { static_cast<V*>(p.output)[at(k)] = found; }
 };
 template <class V>
-struct Keep<V, true> : Keep<V, false> {
-  using Keep<V, false>::Keep;
+struct Kept<V, true> : Kept<V, false> {
+  using Kept<V, false>::Kept;
   __device__ void operator()(int k, int point) const {
     const i64 to = (this->row.cloud * this->p.points + point) * this->p.channels + this->channel + k;
     static_cast<V*>(this->p.output)[to] = *element<V>(this->p.grad, this->at(k));
@@ -78,12 +78,31 @@ __device__ i64 item_of(int thread) {
   return (static_cast<i64>(thread / NEIGHBOURS) * gridDim.x + blockIdx.x) * NEIGHBOURS + thread % NEIGHBOURS;
 }
 
+// Calls `Reduced::alone` or `together` for a row and a group of channels, which is one access where it can be.
+template <class V, class Reduced, class Keep>
+__device__ void reduce_alone(
+    const VoxelizeRowsParams& p, const Row& row, i64 channel, bool aligned, const Keep& keep) {
+  constexpr int N = Reduced::N;
+  if (aligned && channel + N <= p.channels)
+    Reduced::alone(p, row, channel, Features<V, N, true>(p, row.cloud, channel), keep);
+  else Reduced::alone(p, row, channel, Features<V, N, false>(p, row.cloud, channel), keep);
+}
+
+template <class V, class Reduced, class Keep>
+__device__ void reduce_together(
+    const VoxelizeRowsParams& p, const Row& row, i64 channel, bool aligned, int lane, const Keep& keep) {
+  constexpr int N = Reduced::N;
+  if (aligned && channel + N <= p.channels)
+    Reduced::together(p, row, channel, Features<V, N, true>(p, row.cloud, channel), lane, keep);
+  else Reduced::together(p, row, channel, Features<V, N, false>(p, row.cloud, channel), lane, keep);
+}
+
 // The items of the block's threads that take all of it, one after the other.
 template <class V, class Reduced>
 __device__ __noinline__ void reduce_sparse_longs(const VoxelizeRowsParams& p, i64 groups, bool mine) {
   __shared__ short threads[BLOCK];
   __shared__ int size;
-  __shared__ Partials partials;
+  Partials& partials = partials_of_block();
   if (threadIdx.x == 0) size = 0;
   __syncthreads();
   if (mine) threads[atomicAdd(&size, 1)] = static_cast<short>(threadIdx.x);
@@ -91,7 +110,8 @@ __device__ __noinline__ void reduce_sparse_longs(const VoxelizeRowsParams& p, i6
   for (int each = 0; each < size; ++each) {
     const i64 item = item_of<true>(threads[each]), place = item / groups, channel = (item - place * groups) * GROUP<V>;
     const Row row = sparse_row(p, place);
-    Reduced::by_block(p, row, channel, partials, Keep<V, Reduced::SENDS>(p, row, channel));
+    const Features<V, Reduced::N, false> features(p, row.cloud, channel);
+    Reduced::by_block(p, row, channel, features, partials, Kept<V, Reduced::SENDS>(p, row, channel));
   }
 }
 
@@ -109,14 +129,14 @@ __device__ void reduce_sparse(const VoxelizeRowsParams& p) {
     const i64 place = mine / groups, channel = (mine - place * groups) * GROUP<V>;
     const Row row = sparse_row(p, place);
     count = row.count;
-    if (count <= ALONE) reduce_alone<V, Reduced>(p, row, channel, aligned, Keep<V, Reduced::SENDS>(p, row, channel));
+    if (count <= ALONE) reduce_alone<V, Reduced>(p, row, channel, aligned, Kept<V, Reduced::SENDS>(p, row, channel));
   }
   const bool many = count > ALONE && (!APART || count <= TOGETHER);
   for (unsigned waiting = __ballot_sync(ALL_LANES, many); waiting != 0; waiting &= waiting - 1) {
     const i64 item = item_of<APART>(static_cast<int>(threadIdx.x) - lane + __ffs(static_cast<int>(waiting)) - 1);
     const i64 place = item / groups, channel = (item - place * groups) * GROUP<V>;
     const Row row = sparse_row(p, place);
-    reduce_together<V, Reduced>(p, row, channel, aligned, lane, Keep<V, Reduced::SENDS>(p, row, channel));
+    reduce_together<V, Reduced>(p, row, channel, aligned, lane, Kept<V, Reduced::SENDS>(p, row, channel));
   }
   if constexpr (APART) {
     if (__syncthreads_or(count > TOGETHER) != 0) reduce_sparse_longs<V, Reduced>(p, groups, count > TOGETHER);

@@ -30,7 +30,7 @@ static_assert(sizeof(VoxelizeRowsParams) == 184, "mirrors ops::voxelize::params:
 constexpr int BLOCK = 256;
 constexpr int WARPS = BLOCK / WARP;
 
-// Channels that a thread takes of a row at a time: one load of 16 bytes where the layout allows it.
+// Channels of 16 bytes: what a thread takes of a row at a time where the layout allows it.
 template <class V>
 constexpr int GROUP = 16 / sizeof(V);
 constexpr int MOST_GROUP = 8;
@@ -46,6 +46,12 @@ struct Partial {
 };
 using Partials = Partial[WARPS][MOST_GROUP];
 
+// The block's, one for groups of any width.
+__device__ inline Partials& partials_of_block() {
+  __shared__ Partials partials;
+  return partials;
+}
+
 // A voxel and its points.
 struct Row {
   i64 cloud, place;  // place: along the last of the strides
@@ -59,10 +65,10 @@ struct Row {
   }
 };
 
-// Neighbouring channels of a cloud's features: a group that is WHOLE is one access, of others each channel.
-template <class V, bool WHOLE>
+// N neighbouring channels of a cloud's features: a group that is WHOLE is one access, of others each channel.
+template <class V, int N, bool WHOLE>
 struct Features {
-  using Chunk = Vector<V, GROUP<V>>;
+  using Chunk = Vector<V, N>;
   const V* first;
   i64 point_stride, channel_stride;
   int count;  // channels that are left
@@ -72,7 +78,7 @@ struct Features {
     first = element<V>(p.features, cloud * strides[0] + channel * strides[2]);
     point_stride = strides[1];
     channel_stride = strides[2];
-    count = p.channels - channel < GROUP<V> ? static_cast<int>(p.channels - channel) : GROUP<V>;
+    count = p.channels - channel < N ? static_cast<int>(p.channels - channel) : N;
   }
 
   __device__ bool has(int k) const { return WHOLE || k < count; }
@@ -89,13 +95,13 @@ struct Features {
     } else {
       Chunk chunk;
 #pragma unroll
-      for (int k = 0; k < GROUP<V>; ++k) chunk.at[k] = has(k) ? from[k * channel_stride] : narrow_from<V>(0.0);
+      for (int k = 0; k < N; ++k) chunk.at[k] = has(k) ? from[k * channel_stride] : narrow_from<V>(0.0);
       return chunk;
     }
   }
 };
 
-// Groups of channels can be one access each.
+// Groups of channels can be one access each, but for the last ones of a row.
 template <class V>
 __device__ bool is_aligned(const VoxelizeRowsParams& p) {
   const i64* strides = p.features_strides;
@@ -103,9 +109,25 @@ __device__ bool is_aligned(const VoxelizeRowsParams& p) {
          reinterpret_cast<u64>(p.features) % sizeof(Vector<V, GROUP<V>>) == 0;
 }
 
+// Neighbouring channels that are one access wherever they begin, and of which a row has a whole number.
+template <int N>
+struct Access {
+  static constexpr int CHANNELS = N;
+};
+
+// Calls `visit(access)` for the widest: 16 bytes, two channels or one.
+template <class V, class Visit>
+__device__ void by_access(const VoxelizeRowsParams& p, const Visit& visit) {
+  const i64* strides = p.features_strides;
+  const u64 each = static_cast<u64>(p.channels | strides[1] | strides[0]) | reinterpret_cast<u64>(p.features) / sizeof(V);
+  if (strides[2] == 1 && each % GROUP<V> == 0) visit(Access<GROUP<V>>{});
+  else if (strides[2] == 1 && each % 2 == 0) visit(Access<2>{});
+  else visit(Access<1>{});
+}
+
 template <class V>
 __device__ __noinline__ V sum_exactly(const VoxelizeRowsParams& p, Row row, i64 channel) {
-  const Features<V, false> features(p, row.cloud, channel);
+  const Features<V, 1, true> features(p, row.cloud, channel);
   Adder<V> adder;
   for (int index = 0; index < row.count; ++index) adder.add(to_f64(features.at(row.point(p, index))));
   return adder.finish(p.mean != 0 ? row.count : 1);
@@ -113,35 +135,20 @@ __device__ __noinline__ V sum_exactly(const VoxelizeRowsParams& p, Row row, i64 
 
 template <class V>
 __device__ __noinline__ V sum_exactly_together(const VoxelizeRowsParams& p, Row row, i64 channel, int lane) {
-  const Features<V, false> features(p, row.cloud, channel);
+  const Features<V, 1, true> features(p, row.cloud, channel);
   Adder<V> adder;
   for (int index = lane; index < row.count; index += WARP) adder.add(to_f64(features.at(row.point(p, index))));
   adder.add_lanes();
   return adder.finish(p.mean != 0 ? row.count : 1);
 }
 
-// Calls `Reduced::alone` or `together` for a row and a group of channels, which is one access where it can be.
-template <class V, class Reduced, class Keep>
-__device__ void reduce_alone(
-    const VoxelizeRowsParams& p, const Row& row, i64 channel, bool aligned, const Keep& keep) {
-  if (aligned && channel + GROUP<V> <= p.channels)
-    Reduced::alone(p, row, channel, Features<V, true>(p, row.cloud, channel), keep);
-  else Reduced::alone(p, row, channel, Features<V, false>(p, row.cloud, channel), keep);
-}
-
-template <class V, class Reduced, class Keep>
-__device__ void reduce_together(
-    const VoxelizeRowsParams& p, const Row& row, i64 channel, bool aligned, int lane, const Keep& keep) {
-  if (aligned && channel + GROUP<V> <= p.channels)
-    Reduced::together(p, row, channel, Features<V, true>(p, row.cloud, channel), lane, keep);
-  else Reduced::together(p, row, channel, Features<V, false>(p, row.cloud, channel), lane, keep);
-}
-
-// The sums or means of a row and a group of channels; `keep(k, sum)` takes that of each.
-template <class V>
+// The sums or means of a row and a group of N channels; `keep(k, sum)` takes that of each.
+template <class V, int CHANNELS = GROUP<V>>
 struct Summed {
+  template <int OTHER>
+  using Of = Summed<V, OTHER>;
   static constexpr bool SENDS = false;
-  static constexpr int N = GROUP<V>;
+  static constexpr int N = CHANNELS;
 
   // Adds every `step`th point from `first` on; the loads of FLIGHT of them do not wait for each other.
   template <int FLIGHT, class Group>
@@ -195,10 +202,10 @@ struct Summed {
   }
 
   // All threads of a block come; a warp finishes each of the channels.
-  template <class Keep>
+  template <class Group, class Keep>
   static __device__ void by_block(
-      const VoxelizeRowsParams& p, const Row& row, i64 channel, Partials& partials, const Keep& keep) {
-    const Features<V, false> features(p, row.cloud, channel);
+      const VoxelizeRowsParams& p, const Row& row, i64 channel, const Group& features, Partials& partials,
+      const Keep& keep) {
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     Sum sums[N];
     add_points<4>(p, row, features, threadIdx.x, BLOCK, sums);
@@ -254,11 +261,13 @@ __device__ inline u64 preference_of(double value, int least) {
   return least != 0 ? ~ascending : ascending;
 }
 
-// The holders of a row's extrema in a group of channels; `keep` takes what each has, or with SEND its number.
-template <class V, bool SEND>
+// The holders of a row's extrema in a group of N channels; `keep` takes what each has, or with SEND its number.
+template <class V, bool SEND, int CHANNELS = GROUP<V>>
 struct Picked {
+  template <int OTHER>
+  using Of = Picked<V, SEND, OTHER>;
   static constexpr bool SENDS = SEND;
-  static constexpr int N = GROUP<V>;
+  static constexpr int N = CHANNELS;
 
   template <class Group>
   static __device__ void meet(
@@ -290,10 +299,10 @@ struct Picked {
   }
 
   // All threads of a block come; one settles what its warps found.
-  template <class Keep>
+  template <class Group, class Keep>
   static __device__ void by_block(
-      const VoxelizeRowsParams& p, const Row& row, i64 channel, Partials& partials, const Keep& keep) {
-    const Features<V, false> features(p, row.cloud, channel);
+      const VoxelizeRowsParams& p, const Row& row, i64 channel, const Group& features, Partials& partials,
+      const Keep& keep) {
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     Holder holders[N];
     meet(p, row, features, threadIdx.x, BLOCK, holders);

@@ -174,6 +174,11 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     reduce_tile<V, __VA_ARGS__>(p.rows, Found(p.small));                                                               \
   }
 #define TYPE(NAME, V)                                                                                                  \
+  extern "C" __global__ void __launch_bounds__(BLOCK, 4)                                                               \
+      voxelize_small_link_##NAME(const __grid_constant__ VoxelizeSmallRowsParams p) {                                  \
+    begin();                                                                                                           \
+    sum_tile<V>(p.rows, Found(p.small));                                                                               \
+  }                                                                                                                    \
   KERNEL(sum_##NAME, V, Summed<V>)                                                                                     \
   KERNEL(pick_##NAME, V, Picked<V, false>)                                                                             \
   KERNEL(send_##NAME, V, Picked<V, true>)                                                                              \

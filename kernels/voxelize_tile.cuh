@@ -7,7 +7,7 @@
 // that are too many, which with `KEEPS_ALL` never happens.
 #pragma once
 
-#include "voxelize_list.cuh"
+#include "voxelize_linked.cuh"
 
 namespace robocache {
 
@@ -82,14 +82,30 @@ __device__ bool sort_tile(
   return many;
 }
 
-template <class V, class Reduced, class Points>
-__device__ void reduce_tile(const VoxelizeRowsParams& p, const Points& from) {
-  union Memory {
+// What a block keeps of a tile.
+template <class Points>
+struct TileMemory {
+  union {
     uint4 staged[STAGED * TILE];
     Unsorted<typename Points::Runs> unsorted;
   };
-  __shared__ Sorted sorted;
-  __shared__ Memory memory;
+  union {
+    Sorted sorted;
+    Linked linked;
+  };
+};
+
+// The block's, one for functions that are not inlined.
+template <class Points>
+__device__ TileMemory<Points>& memory_of_block() {
+  __shared__ TileMemory<Points> memory;
+  return memory;
+}
+
+template <class V, class Reduced, class Points>
+__device__ void reduce_tile(const VoxelizeRowsParams& p, const Points& from) {
+  TileMemory<Points>& memory = memory_of_block<Points>();
+  Sorted& sorted = memory.sorted;
   const Tile tile = tile_of(p.tiles);
   bool kept;
   const bool many = sort_tile(from, tile, memory.unsorted, sorted, kept);
@@ -105,6 +121,20 @@ __device__ void reduce_tile(const VoxelizeRowsParams& p, const Points& from) {
   V* staged = reinterpret_cast<V*>(memory.staged);
   const Turn turn = kept ? turn_of_block() : Turn{0, 1};
   reduce_list<V, Reduced>(p, tile, from.bits, turn, sorted.list, many, staged, row_of);
+}
+
+// Apart from the kernel that rarely needs it: there it would take registers from what it mostly does.
+template <class V, class Points>
+__device__ __noinline__ void sum_full_tile(VoxelizeRowsParams p, Points from) {
+  reduce_tile<V, Summed<V>>(p, from);
+}
+
+// Sums a tile's points by voxel where most tiles have few.
+template <class V, class Points>
+__device__ void sum_tile(const VoxelizeRowsParams& p, const Points& from) {
+  TileMemory<Points>& memory = memory_of_block<Points>();
+  V* staged = reinterpret_cast<V*>(memory.staged);
+  if (!sum_linked<V>(p, from, memory.unsorted.runs, memory.linked, staged)) sum_full_tile<V>(p, from);
 }
 
 // Groups of channels of a point that neighbouring threads send, so that they fill sectors.

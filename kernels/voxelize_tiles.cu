@@ -152,7 +152,7 @@ struct Written {
   using Runs = robocache::Runs;
   static constexpr bool KEEPS_ALL = false;
 
-  const Chunks& chunks;
+  Chunks chunks;
   int* order;
   int* cursor;
   int bits;
@@ -184,6 +184,12 @@ struct Written {
     begin();                                                                                                           \
     reduce_tile<V, __VA_ARGS__>(p.rows, Written(p));                                                                   \
   }
+#define LINK(NAME, V)                                                                                                  \
+  extern "C" __global__ void __launch_bounds__(BLOCK, 4)                                                               \
+      voxelize_tile_link_##NAME(const __grid_constant__ VoxelizeTileRowsParams p) {                                    \
+    begin();                                                                                                           \
+    sum_tile<V>(p.rows, Written(p));                                                                                   \
+  }
 #define SPREAD(NAME, V)                                                                                                \
   extern "C" __global__ void __launch_bounds__(BLOCK, 4)                                                               \
       voxelize_tile_spread_##NAME(const __grid_constant__ VoxelizeTileRowsParams p) {                                  \
@@ -193,6 +199,7 @@ struct Written {
 #define TYPE(NAME, T)                                                                                                  \
   TILES(NAME, T)                                                                                                       \
   SPREAD(NAME, T)                                                                                                      \
+  LINK(NAME, T)                                                                                                        \
   KERNEL(sum_##NAME, T, Summed<T>)                                                                                     \
   KERNEL(pick_##NAME, T, Picked<T, false>)                                                                             \
   KERNEL(send_##NAME, T, Picked<T, true>)

@@ -78,8 +78,10 @@ unsafe fn by_point(
     places: *mut u8,
     stream: Stream,
 ) -> Result<()> {
-    let Tiles { launch, tiles } = plan::points(op, reduce, clouds.points.dtype(), clouds.batch(), clouds.points())?;
-    let params = PointsParams { clouds: Points::new(clouds, tiles), output, places };
+    let (batch, points) = (clouds.batch(), clouds.points());
+    let each = plan::points_of_thread(reduce, batch, points);
+    let Tiles { launch, tiles } = plan::points(op, reduce, clouds.points.dtype(), batch, points)?;
+    let params = PointsParams { clouds: Points::new(clouds, tiles), output, places, each: each as i32 };
     // SAFETY: the caller's promise; PointsParams mirrors the kernel's struct.
     unsafe { cuda::launch(op, stream.device, stream.handle, FILE, &launch, &params) }
 }
@@ -101,7 +103,8 @@ unsafe fn by_bits(
     unsafe {
         clear(op, bits, clouds.batch() * plan.cells.div_ceil(64) * 8, stream)?;
         let Tiles { launch, tiles } = plan::marks(op, clouds.points.dtype(), clouds.batch(), clouds.points())?;
-        let params = PointsParams { clouds: Points::new(clouds, tiles), output: bits, places: null_mut() };
+        let each = plan::COUNTED as i32;
+        let params = PointsParams { clouds: Points::new(clouds, tiles), output: bits, places: null_mut(), each };
         cuda::launch(op, stream.device, stream.handle, FILE, &launch, &params)?;
         let Tiles { launch, tiles } = plan::unpack(op, clouds.batch(), plan.cells)?;
         let params = UnpackParams { bits, output, cells: plan.cells as i64, tiles: tiles as i32 };

@@ -63,9 +63,10 @@ pub(crate) struct PointsParams {
     pub clouds: Points,
     pub output: *mut u8,
     pub places: *mut u8,
+    pub each: i32,
 }
 
-const _: () = assert!(size_of::<PointsParams>() == 168);
+const _: () = assert!(size_of::<PointsParams>() == 176);
 
 /// `VoxelizeUnpackParams` in the kernel.
 #[repr(C)]

@@ -12,7 +12,10 @@ pub const BLOCK: u32 = 256;
 /// Bytes that one thread clears.
 pub const CLEARED: u64 = 16;
 /// Points that one thread marks or counts.
-const COUNTED: u64 = 4;
+pub(crate) const COUNTED: u64 = 4;
+/// Points of all clouds up to which a thread marks one: 1024 of these are a full multiprocessor's, so that each of 132 has
+/// some, and what a thread does for four points takes longer than for one.
+const POINTS_OF_SINGLE: usize = 1 << 17;
 /// Cells that one thread of the scan takes: four loads of 16 bytes in flight.
 pub const SCANNED: u64 = 16;
 /// Rows that one thread of the reduction lists: one load of 16 bytes.
@@ -180,13 +183,19 @@ pub fn clear(op: &str, bytes: u64) -> Result<Launch> {
     line(op, "voxelize_clear", bytes.div_ceil(CLEARED), BLOCK)
 }
 
-/// Marks or counts points: a thread four of them, of f32 three loads of 16 bytes.
+/// Points that one thread marks or counts.
+pub fn points_of_thread(reduce: Reduce, batch: usize, points: usize) -> u64 {
+    let few = batch.saturating_mul(points) <= POINTS_OF_SINGLE;
+    if few && reduce == Reduce::Occupancy { 1 } else { COUNTED }
+}
+
+/// Marks or counts points: a thread four of them, of f32 three loads of 16 bytes, or of few one.
 pub fn points(op: &str, reduce: Reduce, dtype: DType, batch: usize, points: usize) -> Result<Tiles> {
     let kernel = match reduce {
         Reduce::Occupancy => kernel_name!(@floats "voxelize_occupancy_", "", dtype),
         _ => kernel_name!(@floats "voxelize_count_", "", dtype),
     };
-    tiles(op, kernel, batch, points, COUNTED)
+    tiles(op, kernel, batch, points, points_of_thread(reduce, batch, points))
 }
 
 /// Marks points in bits, as above.
@@ -267,6 +276,7 @@ pub fn tile_rows(
     let kernel = match (reduce.picks(), backward) {
         (true, true) => kernel_name!(@floats "voxelize_tile_send_", "", dtype),
         (true, false) => kernel_name!(@floats "voxelize_tile_pick_", "", dtype),
+        _ if tiling.links => kernel_name!(@floats "voxelize_tile_link_", "", dtype),
         _ => kernel_name!(@floats "voxelize_tile_sum_", "", dtype),
     };
     let tiles = tiling.tiles as u64;
@@ -297,6 +307,7 @@ pub fn small_rows(
         (true, true) => kernel_name!(@floats "voxelize_small_send_", "", dtype),
         (true, false) => kernel_name!(@floats "voxelize_small_pick_", "", dtype),
         (false, true) => kernel_name!(@floats "voxelize_small_spread_", "", dtype),
+        (false, false) if small.links => kernel_name!(@floats "voxelize_small_link_", "", dtype),
         (false, false) => kernel_name!(@floats "voxelize_small_sum_", "", dtype),
     };
     let tiles = small.tiles as u64;
@@ -395,11 +406,11 @@ mod tests {
         assert_eq!((row.launch.kernel, row.launch.grid, row.tiles), ("voxelize_sum_f32", [2048, 1, 1], 2048));
         assert_eq!(rows("voxelize", Reduce::Max, true, DType::BF16, 3, 5, 17).unwrap().launch.grid, [3, 3, 1]);
         let tiling = Tiling::new(1, 500_000, CELLS).unwrap();
-        assert_eq!(tiling, Tiling { bits: 10, tiles: 2048, chunk: 4096, chunks: 123, pitch: 2056 });
+        assert_eq!(tiling, Tiling { bits: 10, tiles: 2048, chunk: 4096, chunks: 123, pitch: 2056, links: true });
         let chunk = chunks("voxelize", DType::F32, 1, &tiling).unwrap();
         assert_eq!((chunk.launch.kernel, chunk.launch.grid), ("voxelize_tiles_f32", [123, 1, 1]));
         let tile = tile_rows("voxelize", Reduce::Mean, false, DType::F32, 1, &tiling, 8).unwrap();
-        assert_eq!((tile.launch.kernel, tile.launch.grid), ("voxelize_tile_sum_f32", [2048, 1, 1]));
+        assert_eq!((tile.launch.kernel, tile.launch.grid), ("voxelize_tile_link_f32", [2048, 1, 1]));
         let row = sparse_rows("voxelize", Reduce::Max, true, DType::F16, 1000, 9).unwrap();
         assert_eq!((row.kernel, row.grid), ("voxelize_row_apart_send_f16", [8, 1, 1]));
         let row = sparse_rows("voxelize_sparse", Reduce::Mean, false, DType::F32, 500_000, 8).unwrap();
@@ -410,14 +421,16 @@ mod tests {
     #[test]
     fn small_clouds_are_one_launch_without_memory() {
         let small = |batch, points, side: usize| Small::new(batch, points, side.pow(3), true);
-        assert_eq!(small(1, 2048, 16), Some(Small { bits: 5, tiles: 128 }));
-        assert_eq!(small(1, 2048, 32), Some(Small { bits: 8, tiles: 128 }));
-        assert_eq!(small(8, 1024, 24), Some(Small { bits: 9, tiles: 27 }));
+        assert_eq!(small(1, 2048, 8), Some(Small { bits: 5, tiles: 16, links: true }), "four points a cell");
+        assert_eq!(small(1, 500, 4), Some(Small { bits: 5, tiles: 2, links: false }), "eight");
+        assert_eq!(small(1, 2048, 16), Some(Small { bits: 5, tiles: 128, links: true }));
+        assert_eq!(small(1, 2048, 32), Some(Small { bits: 8, tiles: 128, links: true }));
+        assert_eq!(small(8, 1024, 24), Some(Small { bits: 9, tiles: 27, links: true }));
         assert_eq!(small(1, 100, 128), None, "more tiles than run at once");
-        assert_eq!(small(2, 2048, 48), Some(Small { bits: 10, tiles: 108 }));
+        assert_eq!(small(2, 2048, 48), Some(Small { bits: 10, tiles: 108, links: true }));
         assert_eq!(small(3, 2048, 48), None, "too many looks");
         assert_eq!(small(1, 2049, 16), None, "more than a block keeps");
-        assert_eq!(small(0, 5, 1), Some(Small { bits: 5, tiles: 1 }));
+        assert_eq!(small(0, 4, 1), Some(Small { bits: 5, tiles: 1, links: true }));
         assert_eq!(Small::new(1, 1025, 4096, false), None, "more than one look of a block that only marks");
         for (reduce, backward) in [(Reduce::Occupancy, false), (Reduce::Mean, false), (Reduce::Max, true)] {
             let plan = Workspace::new("voxelize", 2, 100, 999, reduce, backward, true).unwrap();

@@ -45,6 +45,16 @@ const WIDE_BLOCK: u32 = 1024;
 /// Points that each of them takes at a time.
 const POINTS_OF_THREAD: usize = 4;
 
+/// Points of a tile and for each of its cells up to which a block links them by voxel: few tiles have more than the 1216
+/// that it has room for, and voxels that are fuller are better put in order.
+const POINTS_OF_LINKED: usize = 1088;
+const POINTS_OF_LINKED_CELL: usize = 4;
+
+/// Whether a block links the points of a tile, from those of a cloud and the tiles and cells of its grid.
+fn links(points: usize, tiles: usize, cells: usize) -> bool {
+    points <= tiles.saturating_mul(POINTS_OF_LINKED) && points <= cells.saturating_mul(POINTS_OF_LINKED_CELL)
+}
+
 /// How a grid is cut into tiles and its clouds into chunks; a block takes a chunk, then a block takes a tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tiling {
@@ -58,6 +68,8 @@ pub struct Tiling {
     pub chunks: usize,
     /// uint16 in a chunk's line of the table: where each tile's points begin, padded to 16 bytes.
     pub pitch: usize,
+    /// Voxels have so few points that a block links these.
+    pub links: bool,
 }
 
 impl Tiling {
@@ -87,7 +99,8 @@ impl Tiling {
         while bits > LEAST_BITS && wanted(bits) {
             bits -= 1;
         }
-        if points_of(bits) > POINTS_OF_TILE && points_of(LEAST_BITS_OF_KEPT) <= POINTS_OF_KEPT {
+        let full = bits == LEAST_BITS && points_of(bits) > POINTS_OF_TILE;
+        if full && points_of(LEAST_BITS_OF_KEPT) <= POINTS_OF_KEPT {
             bits = LEAST_BITS_OF_KEPT;
         }
         let tiles = tiles(bits);
@@ -98,11 +111,17 @@ impl Tiling {
         } else {
             LARGE_CHUNK
         };
-        let tiling =
-            Tiling { bits, tiles, chunk, chunks: points.div_ceil(chunk), pitch: (tiles + 1).next_multiple_of(8) };
+        let tiling = Tiling {
+            bits,
+            tiles,
+            chunk,
+            chunks: points.div_ceil(chunk),
+            pitch: (tiles + 1).next_multiple_of(8),
+            links: links(points, tiles, cells),
+        };
         let table = tiling.chunks.checked_mul(tiling.pitch * 2)?.checked_mul(batch)?;
         let most = points.saturating_mul(batch).saturating_mul(TABLE_BYTES_A_POINT).saturating_add(TABLE_BYTES);
-        (table <= most).then_some(tiling)
+        (tiles <= MOST_TILES && table <= most).then_some(tiling)
     }
 }
 
@@ -113,6 +132,8 @@ pub struct Small {
     pub bits: u32,
     /// Tiles of a grid.
     pub tiles: usize,
+    /// Voxels have so few points that a block links these.
+    pub links: bool,
 }
 
 impl Small {
@@ -127,7 +148,7 @@ impl Small {
         let (tiles, all) = (tiles(bits), tiles(bits).saturating_mul(batch));
         let most = if keeps { POINTS_OF_SMALL } else { POINTS_OF_TINY };
         let few = points <= most && all <= TILES_AT_ONCE && all.saturating_mul(points) <= LOOKS;
-        few.then_some(Small { bits, tiles })
+        few.then_some(Small { bits, tiles, links: links(points, tiles, cells) })
     }
 }
 
@@ -152,11 +173,15 @@ mod tests {
         assert_eq!(bits(8, 100_000, 64), 10);
         assert_eq!(Tiling::new(1, 4_000_000, 256usize.pow(3)).unwrap().chunk, LARGE_CHUNK);
         assert_eq!(Tiling::new(1, 4_000_000, 512usize.pow(3)), None, "more tiles than counters");
+        let links = |points, side: usize| Tiling::new(1, points, side.pow(3)).unwrap().links;
+        assert_eq!((links(500_000, 128), links(704_331, 89), links(50_000, 24)), (true, true, true));
+        assert_eq!((links(764_652, 22), links(60_000, 24)), (false, false), "full voxels");
+        assert!(!links(6_000_000, 170), "full tiles");
         let one = Tiling::new(1, 0, 1).unwrap();
         assert_eq!((one.tiles, one.chunks, one.pitch), (1, 0, 8));
         for batch in [0, 1, 7, 300] {
-            for points in [0, 1, 4097, 500_000, i32::MAX as usize] {
-                for cells in [1, 1025, 32 * 4096 + 1, MOST_TILES * 1024] {
+            for points in [0, 1, 4097, 500_000, 4_500_000, 70_000_000, i32::MAX as usize] {
+                for cells in [1, 1025, 32 * 4096 - 1, 32 * 4096 + 1, 65 * 65 * 65, 170 * 170 * 170, MOST_TILES * 1024] {
                     let Some(tiling) = Tiling::new(batch, points, cells) else { continue };
                     assert!(tiling.tiles << tiling.bits >= cells && (tiling.tiles - 1) << tiling.bits < cells);
                     assert!(tiling.tiles <= MOST_TILES && tiling.chunks * tiling.chunk >= points);
