@@ -35,9 +35,11 @@ struct Linked {
 
   // Lists the voxels with more than one of the points, `all` of which are there. All threads of the block come.
   __device__ void list(int all) {
+#pragma unroll 1
     for (int index = threadIdx.x; index < all; index += BLOCK) {
       if (next(index) < 0 || !is_head(index)) continue;
       int count = 1;
+#pragma unroll 1
       for (int before = next(index); before >= 0 && count <= ALONE; before = next(before)) ++count;
       const short place = static_cast<short>(cell(index));
       if (count <= ALONE) several[atomicAdd(&several_size, 1)] = place;
@@ -64,8 +66,8 @@ __device__ __noinline__ V sum_linked_exactly(const Linked& linked, int head, con
   return adder.finish(mean ? count : 1);
 }
 
-// Stages the sums of a part's voxels, N channels by one access.
-template <class V, int N>
+// Stages the sums of a part's voxels, N channels at a time.
+template <class V, int N, bool WHOLE>
 __device__ void stage_linked(const Part<V>& part, const Linked& linked, int all, V* staged) {
   using Chunk = Vector<V, N>;
   const i64* strides = part.p.features_strides;
@@ -74,7 +76,17 @@ __device__ void stage_linked(const Part<V>& part, const Linked& linked, int all,
   const bool mean = part.p.mean != 0;
   const int bits = part.bits, group_bits = part.template group_bits<N>(), mask = (1 << group_bits) - 1;
   const auto load = [&](int channel, int index) {
-    return *reinterpret_cast<const Chunk*>(features + channel * channel_stride + linked.points[index] * point_stride);
+    const V* from = features + channel * channel_stride + linked.points[index] * point_stride;
+    if constexpr (WHOLE) {
+      return *reinterpret_cast<const Chunk*>(from);
+    } else {
+      // There is room for the sums of channels past the last.
+      Chunk chunk;
+#pragma unroll
+      for (int k = 0; k < N; ++k)
+        chunk.at[k] = channel + k < part.channels ? from[k * channel_stride] : narrow_from<V>(0.0);
+      return chunk;
+    }
   };
   const auto stage = [&](int channel, int cell, int count, const Sum (&sums)[N]) {
     V* to = staged + (channel << bits | cell);
@@ -85,6 +97,7 @@ __device__ void stage_linked(const Part<V>& part, const Linked& linked, int all,
                                     : sum_linked_exactly<V>(linked, linked.heads[cell], from, point_stride, mean);
     }
   };
+#pragma unroll 1
   for (int each = threadIdx.x; each < all << group_bits; each += BLOCK) {
     const int index = each >> group_bits, channel = (each & mask) * N;
     if (channel >= part.channels || linked.next(index) >= 0 || !linked.is_head(index)) continue;
@@ -94,11 +107,13 @@ __device__ void stage_linked(const Part<V>& part, const Linked& linked, int all,
     for (int k = 0; k < N; ++k) to[k << bits] = narrow_from<V>(0.0 + to_f64(chunk.at[k]));
   }
   // The last threads begin, which had the fewest of these.
+#pragma unroll 1
   for (int each = BLOCK - 1 - threadIdx.x; each < linked.several_size << group_bits; each += BLOCK) {
     const int cell = linked.several[each >> group_bits], channel = (each & mask) * N;
     if (channel >= part.channels) continue;
     Sum sums[N];
     int count = 1, index = linked.heads[cell];
+#pragma unroll 1
     for (Chunk chunk = load(channel, index);; ++count) {
       index = linked.next(index);
       Chunk following{};
@@ -112,11 +127,13 @@ __device__ void stage_linked(const Part<V>& part, const Linked& linked, int all,
   }
   // A warp looks for the points of a voxel among all.
   const int lane = threadIdx.x % WARP;
+#pragma unroll 1
   for (int each = threadIdx.x / WARP; each < linked.many_size << group_bits; each += WARPS) {
     const int cell = linked.many[each >> group_bits], channel = (each & mask) * N;
     if (channel >= part.channels) continue;
     Sum sums[N];
     int count = 0;
+#pragma unroll 1
     for (int index = lane; index < all; index += WARP) {
       if (linked.cell(index) != cell) continue;
       const Chunk chunk = load(channel, index);
@@ -144,7 +161,7 @@ __device__ bool sum_linked(
   if (all > LINKED) return false;
   linked.list(all);
   by_parts<V>(p, tile, from.bits, turn_of_block(), [&](const Part<V>& part) {
-    by_access<V>(p, [&](auto access) { stage_linked<V, access.CHANNELS>(part, linked, all, staged); });
+    by_access<V, true>(p, [&](auto access) { stage_linked<V, access.CHANNELS, access.WHOLE>(part, linked, all, staged); });
     __syncthreads();
     part.write(staged, linked);
     __syncthreads();

@@ -196,10 +196,25 @@ struct Stage<V, true> {
   }
 };
 
-// Reduces a part of the listed rows, a group of channels at a time by one access each: a row by a thread, those of many
-// points by a warp, and the long ones by the block, one after the other. `row_of(place)` is a row by its place in the tile.
-// A function apart, so that a block reads no code for other accesses.
+// The long rows of a part, one after the other by the whole block, a channel at a time.
 template <class V, class Reduced, class RowOf>
+__device__ void reduce_longs(const Part<V>& part, const List& list, V* staged, RowOf row_of) {
+  const VoxelizeRowsParams& p = part.p;
+  Partials& partials = partials_of_block();
+  for (int each = 0; each < list.longs; ++each) {
+    const int place = list.long_place(each);
+    for (int k = 0; k < part.channels; ++k) {
+      const i64 channel = part.first + k;
+      const Features<V, 1, true> features(p, part.cloud, channel);
+      const Stage<V, Reduced::SENDS> stage{p, part.cloud, channel, staged, k << part.bits | place, part.bits};
+      Reduced::by_block(p, row_of(place), channel, features, partials, stage);
+    }
+  }
+}
+
+// Reduces the other listed rows of a part, a group of channels at a time: a row by a thread, those of many points by a warp.
+// `row_of(place)` is a row by its place in the tile.
+template <class V, class Reduced, bool WHOLE, class RowOf>
 __device__ void reduce_part(const Part<V>& part, const List& list, bool many, V* staged, RowOf row_of) {
   constexpr int N = Reduced::N;
   const VoxelizeRowsParams& p = part.p;
@@ -207,8 +222,9 @@ __device__ void reduce_part(const Part<V>& part, const List& list, bool many, V*
   const auto stage_of = [&](int place, int channel) {
     return Stage<V, Reduced::SENDS>{p, part.cloud, part.first + channel, staged, channel << bits | place, bits};
   };
-  const auto features_of = [&](int channel) { return Features<V, N, true>(p, part.cloud, part.first + channel); };
+  const auto features_of = [&](int channel) { return Features<V, N, WHOLE>(p, part.cloud, part.first + channel); };
   const int all = list.size << group_bits, lane = threadIdx.x % WARP;
+#pragma unroll 1
   for (int each = threadIdx.x; each < all; each += BLOCK) {
     const int place = list.places[each >> group_bits], channel = (each & mask) * N;
     if (channel >= part.channels) continue;
@@ -217,19 +233,13 @@ __device__ void reduce_part(const Part<V>& part, const List& list, bool many, V*
       Reduced::alone(p, row, part.first + channel, features_of(channel), stage_of(place, channel));
   }
   if (!many) return;
+#pragma unroll 1
   for (int each = threadIdx.x / WARP; each < all; each += WARPS) {
     const int place = list.places[each >> group_bits], channel = (each & mask) * N;
     if (channel >= part.channels) continue;
     const Row row = row_of(place);
     if (row.count > ALONE)
       Reduced::together(p, row, part.first + channel, features_of(channel), lane, stage_of(place, channel));
-  }
-  Partials& partials = partials_of_block();
-  for (int each = 0; each < list.longs << group_bits; ++each) {
-    const int place = list.long_place(each >> group_bits), channel = (each & mask) * N;
-    if (channel >= part.channels) continue;
-    Reduced::by_block(
-        p, row_of(place), part.first + channel, features_of(channel), partials, stage_of(place, channel));
   }
 }
 
@@ -245,9 +255,11 @@ __device__ void reduce_list(
       part.read(staged, list);
       __syncthreads();
     }
-    by_access<V>(p, [&](auto access) {
-      reduce_part<V, typename Reduced::template Of<access.CHANNELS>>(part, list, many, staged, row_of);
+    by_access<V, Reduced::PAIRS>(p, [&](auto access) {
+      using Few = typename Reduced::template Of<access.CHANNELS>;
+      reduce_part<V, Few, access.WHOLE>(part, list, many, staged, row_of);
     });
+    if (list.longs != 0) reduce_longs<V, typename Reduced::template Of<1>>(part, list, staged, row_of);
     __syncthreads();
     if constexpr (!Reduced::SENDS) {
       part.write(staged, list);

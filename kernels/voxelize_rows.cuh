@@ -109,20 +109,26 @@ __device__ bool is_aligned(const VoxelizeRowsParams& p) {
          reinterpret_cast<u64>(p.features) % sizeof(Vector<V, GROUP<V>>) == 0;
 }
 
-// Neighbouring channels that are one access wherever they begin, and of which a row has a whole number.
-template <int N>
+// N neighbouring channels that a thread takes at a time: of which a row has a whole number, each of them one access, or
+// each channel an access.
+template <int N, bool ONE>
 struct Access {
   static constexpr int CHANNELS = N;
+  static constexpr bool WHOLE = ONE;
 };
 
-// Calls `visit(access)` for the widest: 16 bytes, two channels or one.
-template <class V, class Visit>
+// Channels of a row from which a thread takes several even where each is an access.
+constexpr int WIDE_ROW = 8;
+
+// Calls `visit(access)` for the widest that the layout allows; without PAIRS two channels are not one access.
+template <class V, bool PAIRS, class Visit>
 __device__ void by_access(const VoxelizeRowsParams& p, const Visit& visit) {
   const i64* strides = p.features_strides;
   const u64 each = static_cast<u64>(p.channels | strides[1] | strides[0]) | reinterpret_cast<u64>(p.features) / sizeof(V);
-  if (strides[2] == 1 && each % GROUP<V> == 0) visit(Access<GROUP<V>>{});
-  else if (strides[2] == 1 && each % 2 == 0) visit(Access<2>{});
-  else visit(Access<1>{});
+  if (strides[2] == 1 && each % GROUP<V> == 0) visit(Access<GROUP<V>, true>{});
+  else if (PAIRS && strides[2] == 1 && each % 2 == 0) visit(Access<PAIRS ? 2 : 1, true>{});
+  else if (p.channels >= WIDE_ROW) visit(Access<GROUP<V> < 4 ? GROUP<V> : 4, false>{});
+  else visit(Access<1, true>{});
 }
 
 template <class V>
@@ -148,6 +154,7 @@ struct Summed {
   template <int OTHER>
   using Of = Summed<V, OTHER>;
   static constexpr bool SENDS = false;
+  static constexpr bool PAIRS = true;
   static constexpr int N = CHANNELS;
 
   // Adds every `step`th point from `first` on; the loads of FLIGHT of them do not wait for each other.
@@ -267,6 +274,7 @@ struct Picked {
   template <int OTHER>
   using Of = Picked<V, SEND, OTHER>;
   static constexpr bool SENDS = SEND;
+  static constexpr bool PAIRS = false;
   static constexpr int N = CHANNELS;
 
   template <class Group>

@@ -89,17 +89,12 @@ struct Found {
 
   template <class Visit>
   __device__ int walk(const Tile& tile, Runs& runs, const Visit& visit) const {
-    const int lane = threadIdx.x % WARP;
     if (threadIdx.x == 0) runs.found = 0;
     __syncthreads();
     each(tile.cloud, [&](i64 point, int cell) {
       const bool mine = cell >= 0 && cell >> bits == tile.index;
-      const unsigned ours = __ballot_sync(ALL_LANES, mine);
-      if (ours == 0) return;
-      int base = 0;
-      if (lane == 0) base = atomicAdd(&runs.found, __popc(ours));
-      const int index = __shfl_sync(ALL_LANES, base, 0) + __popc(ours & ((1u << lane) - 1));
-      visit(index, static_cast<int>(point), mine ? cell & ((1 << bits) - 1) : -1);
+      const int index = found_index(runs.found, mine);
+      if (index >= 0) visit(index, static_cast<int>(point), mine ? cell & ((1 << bits) - 1) : -1);
     });
     __syncthreads();
     return runs.found;

@@ -19,7 +19,7 @@ struct VoxelizeSparseTilesParams {
   i64 batch;
   int tiles;  // of a grid
 };
-static_assert(sizeof(VoxelizeSparseTilesParams) == 96, "mirrors ops::voxelize_sparse::cuda::TilesParams");
+static_assert(sizeof(VoxelizeSparseTilesParams) == 104, "mirrors ops::voxelize_sparse::cuda::TilesParams");
 
 struct VoxelizeSparseTilesFillParams {
   const int* rows;  // [B, N]

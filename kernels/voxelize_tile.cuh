@@ -11,8 +11,15 @@
 
 namespace robocache {
 
-// The bits of a cell that are its place in its tile.
-constexpr unsigned CELL = TILE - 1;
+// The index among what a block has found of what is this thread's, or -1 where none in its warp has found something.
+__device__ inline int found_index(int& found, bool mine) {
+  const int lane = threadIdx.x % WARP;
+  const unsigned ours = __ballot_sync(ALL_LANES, mine);
+  if (ours == 0) return -1;
+  int base = 0;
+  if (lane == 0) base = atomicAdd(&found, __popc(ours));
+  return __shfl_sync(ALL_LANES, base, 0) + __popc(ours & ((1u << lane) - 1));
+}
 
 // Points of a tile that are kept in shared memory.
 constexpr int KEPT = 2048;
@@ -123,10 +130,18 @@ __device__ void reduce_tile(const VoxelizeRowsParams& p, const Points& from) {
   reduce_list<V, Reduced>(p, tile, from.bits, turn, sorted.list, many, staged, row_of);
 }
 
-// Apart from the kernel that rarely needs it: there it would take registers from what it mostly does.
+// Sums a channel at a time, however these lie.
+template <class V>
+struct SummedSingly : Summed<V, 1> {
+  template <int>
+  using Of = Summed<V, 1>;
+  static constexpr bool PAIRS = false;
+};
+
+// Apart from the kernel that rarely needs it, there it would take registers from what that mostly does, and in little code.
 template <class V, class Points>
 __device__ __noinline__ void sum_full_tile(VoxelizeRowsParams p, Points from) {
-  reduce_tile<V, Summed<V>>(p, from);
+  reduce_tile<V, SummedSingly<V>>(p, from);
 }
 
 // Sums a tile's points by voxel where most tiles have few.

@@ -11,12 +11,12 @@ using namespace robocache;
 struct VoxelizeTilesParams {
   Clouds clouds;
   Chunks chunks;
-  int* cells;            // [B, N]: each point's cell, or -1; may be null where a chunk is one round of a block
+  int* cells;            // [B, N] or null: each point's cell, or -1
   int* cursor;           // [B], set to zero here: how many places of the order are given away
   unsigned char* zeros;  // [B, N, row_bytes] or null: the rows of dropped points are set to zero
   i64 row_bytes;
 };
-static_assert(sizeof(VoxelizeTilesParams) == 224, "mirrors ops::voxelize::params::TilesParams");
+static_assert(sizeof(VoxelizeTilesParams) == 232, "mirrors ops::voxelize::params::TilesParams");
 
 struct VoxelizeTileRowsParams {
   VoxelizeRowsParams rows;
@@ -24,7 +24,7 @@ struct VoxelizeTileRowsParams {
   int* order;   // [B, N]: of the tiles whose points are too many for shared memory
   int* cursor;  // [B]
 };
-static_assert(sizeof(VoxelizeTileRowsParams) == 240, "mirrors ops::voxelize::params::TileRowsParams");
+static_assert(sizeof(VoxelizeTileRowsParams) == 248, "mirrors ops::voxelize::params::TileRowsParams");
 
 namespace {
 
@@ -36,10 +36,11 @@ constexpr int WIDE_BLOCKS = 2;
 #else
 constexpr int WIDE_BLOCKS = 1;
 #endif
-constexpr int MOST_TILES = 16384;
-// Counters of 16 bits, eight together.
+// Rounds of a block that takes the largest chunk, of which a multiprocessor holds one: it keeps them in registers.
+constexpr int MOST_ROUNDS = 4;
+// Counters of 16 bits, eight together, and behind them room for entries; with of_warp 48 KB.
 constexpr int EIGHT = 8;
-constexpr int EIGHTS = MOST_TILES / EIGHT + 1;
+constexpr int SHARED_EIGHTS = 3064;
 
 // Adds to the 16 bits of a counter and gives what they were.
 __device__ int add_to(unsigned* counters, int index, int number) {
@@ -47,8 +48,8 @@ __device__ int add_to(unsigned* counters, int index, int number) {
   return static_cast<int>(atomicAdd(&counters[index / 2], static_cast<unsigned>(number) << shift) >> shift & 0xffff);
 }
 
-// The counters of the tiles become the places where the tiles' entries begin; so they go to the chunk's line as well.
-__device__ void scan_tiles(uint4* counters, uint4* line, int eights) {
+// The counters of the lists become the places where the lists begin; so they go to the chunk's line as well.
+__device__ void scan_lists(uint4* counters, uint4* line, int eights) {
   __shared__ int of_warp[WARP];
   int base = 0;
   for (int first = 0; first < eights; first += blockDim.x) {
@@ -71,79 +72,79 @@ __device__ void scan_tiles(uint4* counters, uint4* line, int eights) {
   __syncthreads();
 }
 
-// Points that a block takes in one round are four for each thread.
-constexpr int MOST_ROUND = WIDE_BLOCK * FOUR;
-static_assert(EIGHTS >= MOST_ROUND / 4 + MOST_ROUND / EIGHT + 1, "as many tiles leave room for its entries");
-
 __device__ unsigned entry_of(int number, int cell, int bits) {
-  return static_cast<unsigned>(number << TILE_BITS | (cell & ((1 << bits) - 1)));
+  return static_cast<unsigned>(number << ENTRY_BITS | (cell & ((1 << bits) - 1)));
 }
 
-// Threads: a block takes a chunk of a cloud, a thread four neighbouring points at a time.
-template <class P>
+// Threads: a block takes a chunk of a cloud, a thread four neighbouring points in each of some rounds.
+template <class P, int ROUNDS>
 __device__ void write_chunk(const VoxelizeTilesParams& p) {
-  __shared__ uint4 counters[EIGHTS];
+  __shared__ uint4 shared[SHARED_EIGHTS];
   const Tile chunk = tile_of(p.clouds.tiles);
   const i64 start = chunk.index * p.chunks.chunk, row = chunk.cloud * p.clouds.points_count;
   const i64 left = p.clouds.points_count - start, valid = count_of(p.clouds, chunk.cloud) - start;
-  const int here = left < p.chunks.chunk ? static_cast<int>(left) : p.chunks.chunk, bits = p.chunks.bits;
-  const int eights = p.chunks.pitch / EIGHT, thread = static_cast<int>(threadIdx.x);
-  const int threads = static_cast<int>(blockDim.x), round = threads * FOUR;
-  unsigned* words = reinterpret_cast<unsigned*>(counters);
+  const int here = left < p.chunks.chunk ? static_cast<int>(left) : p.chunks.chunk;
+  const int bits = p.chunks.bits + p.chunks.shared_bits, eights = p.chunks.pitch / EIGHT;
+  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
   if (chunk.index == 0 && thread == 0) p.cursor[chunk.cloud] = 0;
-  for (int at = thread; at < eights; at += threads) counters[at] = uint4{0, 0, 0, 0};
+  for (int at = thread; at < eights; at += threads) shared[at] = uint4{0, 0, 0, 0};
   __syncthreads();
-  const auto add = [words](int tile, int number) { return add_to(words, tile, number); };
-  int* cells = p.cells != nullptr ? p.cells + row + start : nullptr;
+  unsigned* words = reinterpret_cast<unsigned*>(shared);
+  const auto add = [words](int list, int number) { return add_to(words, list, number); };
   const bool whole = row % FOUR == 0;
-  int four[FOUR], ranks[FOUR];
-  for (int first = 0; first < here; first += round) {
-    const int at = first + thread * FOUR;
+  int cells[ROUNDS][FOUR], places[ROUNDS][FOUR];
+#pragma unroll
+  for (int round = 0; round < ROUNDS; ++round) {
+    int(&four)[FOUR] = cells[round];
+    const int at = (round * threads + thread) * FOUR;
     cells_of_four<P>(p.clouds, chunk.cloud, start + at, start + (valid < here ? valid : here), four);
     if (p.cells != nullptr) {
+      int* to = p.cells + row + start + at;
       if (whole && at + FOUR <= here) {
-        *reinterpret_cast<int4*>(cells + at) = int4{four[0], four[1], four[2], four[3]};
+        *reinterpret_cast<int4*>(to) = int4{four[0], four[1], four[2], four[3]};
       } else {
-        for (int k = 0; k < FOUR && at + k < here; ++k) cells[at + k] = four[k];
+        for (int k = 0; k < FOUR && at + k < here; ++k) to[k] = four[k];
       }
     }
 #pragma unroll
     for (int k = 0; k < FOUR; ++k) {
-      ranks[k] = count_up(four[k] >> bits, add);
+      places[round][k] = count_up(four[k] >> bits, add);
       if (p.zeros != nullptr && four[k] < 0 && at + k < here) clear_row(p.zeros, p.row_bytes, row + start + at + k);
     }
   }
   __syncthreads();
   uint4* line = reinterpret_cast<uint4*>(
       p.chunks.table + (chunk.cloud * p.chunks.chunks + chunk.index) * p.chunks.pitch);
-  scan_tiles(counters, line, eights);
-  unsigned* entries = p.chunks.entries + row + start;
-  if (p.chunks.chunk == round) {
-    // The entries are put in order behind the counters, then written side by side.
-    const unsigned short* starts = reinterpret_cast<const unsigned short*>(counters);
-    unsigned* sorted = words + eights * (EIGHT / 2);
+  scan_lists(shared, line, eights);
+  const unsigned short* starts = reinterpret_cast<const unsigned short*>(shared);
+  const int kept = starts[p.chunks.pitch - 1];
+#pragma unroll
+  for (int round = 0; round < ROUNDS; ++round)
 #pragma unroll
     for (int k = 0; k < FOUR; ++k)
-      if (ranks[k] >= 0) sorted[starts[four[k] >> bits] + ranks[k]] = entry_of(thread * FOUR + k, four[k], bits);
+      if (places[round][k] >= 0) places[round][k] += starts[cells[round][k] >> bits];
+  // The entries are put in order behind the counters, as many as there is room for, then written side by side.
+  unsigned *sorted = words + eights * (EIGHT / 2), *entries = p.chunks.entries + row + start;
+  const int room = (SHARED_EIGHTS - eights) * (EIGHT / 2);
+  for (int first = 0; first < kept; first += room) {
+    const int end = kept - first < room ? kept - first : room;
+#pragma unroll
+    for (int round = 0; round < ROUNDS; ++round)
+#pragma unroll
+      for (int k = 0; k < FOUR; ++k) {
+        const int place = places[round][k] - first;
+        if (place < 0 || place >= end) continue;
+        sorted[place] = entry_of((round * threads + thread) * FOUR + k, cells[round][k], bits);
+      }
     __syncthreads();
-    const int at = thread * FOUR, kept = starts[p.chunks.pitch - 1];
-    if (whole && at + FOUR <= kept) {
-      *reinterpret_cast<uint4*>(entries + at) = *reinterpret_cast<const uint4*>(sorted + at);
-    } else {
-      for (int k = 0; k < FOUR && at + k < kept; ++k) entries[at + k] = sorted[at + k];
+    for (int at = thread * FOUR; at < end; at += threads * FOUR) {
+      if (whole && at + FOUR <= end) {
+        *reinterpret_cast<uint4*>(entries + first + at) = *reinterpret_cast<const uint4*>(sorted + at);
+      } else {
+        for (int k = 0; k < FOUR && at + k < end; ++k) entries[first + at + k] = sorted[at + k];
+      }
     }
-    return;
-  }
-  for (int first = 0; first < here; first += round) {
-    const int at = first + thread * FOUR;
-    // A thread reads what it has written itself.
-#pragma unroll
-    for (int k = 0; k < FOUR; ++k) four[k] = at + k < here ? cells[at + k] : -1;
-#pragma unroll
-    for (int k = 0; k < FOUR; ++k) {
-      const int place = count_up(four[k] >> bits, add);
-      if (place >= 0) entries[place] = entry_of(at + k, four[k], bits);
-    }
+    __syncthreads();
   }
 }
 
@@ -162,7 +163,7 @@ struct Written {
 
   template <class Visit>
   __device__ int walk(const Tile& tile, Runs& runs, const Visit& visit) const {
-    return robocache::walk(chunks, tile, runs, visit);
+    return walk_shared(chunks, tile, runs, visit);
   }
 
   __device__ int* room(i64 cloud, int number) const {
@@ -176,7 +177,12 @@ struct Written {
   extern "C" __global__ void __launch_bounds__(WIDE_BLOCK, WIDE_BLOCKS)                                                \
       voxelize_tiles_##NAME(const __grid_constant__ VoxelizeTilesParams p) {                                           \
     begin();                                                                                                           \
-    write_chunk<P>(p);                                                                                                 \
+    write_chunk<P, 1>(p);                                                                                              \
+  }                                                                                                                    \
+  extern "C" __global__ void __launch_bounds__(WIDE_BLOCK, 1)                                                          \
+      voxelize_large_tiles_##NAME(const __grid_constant__ VoxelizeTilesParams p) {                                     \
+    begin();                                                                                                           \
+    write_chunk<P, MOST_ROUNDS>(p);                                                                                    \
   }
 #define KERNEL(NAME, V, ...)                                                                                           \
   extern "C" __global__ void __launch_bounds__(BLOCK, 4)                                                               \

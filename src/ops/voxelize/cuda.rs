@@ -156,19 +156,17 @@ unsafe fn group(
 pub(crate) struct Grouped {
     /// uint32 for each point.
     pub entries: *mut u8,
-    /// uint16 for each tile of each chunk, and more.
+    /// uint16 for each list of each chunk, and more.
     pub table: *mut u8,
-    /// int32 for each point: its cell, or -1; null where nothing else reads it and a chunk is one round of a block.
+    /// int32 for each point: its cell, or -1; null where nothing reads it.
     pub cells: *mut u8,
     /// int32 for each cloud, which become zero.
     pub cursor: *mut u8,
 }
 
 impl Parts {
-    /// The order is not written yet and has room for the cells.
-    fn grouped(&self, tiling: &Tiling) -> Grouped {
-        let cells = if tiling.one_round() { null_mut() } else { self.order };
-        Grouped { entries: self.entries, table: self.table, cells, cursor: self.cursor }
+    fn grouped(&self) -> Grouped {
+        Grouped { entries: self.entries, table: self.table, cells: null_mut(), cursor: self.cursor }
     }
 }
 
@@ -194,6 +192,7 @@ pub(crate) unsafe fn tile(
         chunks: tiling.chunks as i32,
         pitch: tiling.pitch as i32,
         bits: tiling.bits as i32,
+        shared_bits: tiling.shared_bits as i32,
     };
     let Tiles { launch, tiles } = plan::chunks(op, clouds.points.dtype(), clouds.batch(), tiling)?;
     let params = TilesParams {
@@ -256,7 +255,7 @@ unsafe fn reduce_cells(
         }
         if let Some(tiling) = &plan.tiling {
             let parts = Parts::new(plan, workspace);
-            let chunks = tile(op, clouds, tiling, &parts.grouped(tiling), null_mut(), 0, stream)?;
+            let chunks = tile(op, clouds, tiling, &parts.grouped(), null_mut(), 0, stream)?;
             let Tiles { launch, tiles } = plan::tile_rows(op, reduce, backward, dtype, batch, tiling, channels)?;
             let rows = RowsParams { tiles: tiles as i32, ..*params };
             let params = TileRowsParams { rows, chunks, order: parts.order, cursor: parts.cursor };
@@ -358,7 +357,7 @@ pub(super) fn backward(
         }
         if let Some(tiling) = &plan.tiling {
             let parts = Parts::new(plan, workspace);
-            let chunks = tile(op, clouds, tiling, &parts.grouped(tiling), output, row_bytes, stream)?;
+            let chunks = tile(op, clouds, tiling, &parts.grouped(), output, row_bytes, stream)?;
             let Tiles { launch, tiles } = plan::tile_spread(op, grad.dtype(), batch, tiling, channels)?;
             let rows = RowsParams { tiles: tiles as i32, ..rows };
             let params = TileRowsParams { rows, chunks, order: parts.order, cursor: parts.cursor };

@@ -160,9 +160,10 @@ pub(crate) struct Chunks {
     pub chunks: i32,
     pub pitch: i32,
     pub bits: i32,
+    pub shared_bits: i32,
 }
 
-const _: () = assert!(size_of::<Chunks>() == 40);
+const _: () = assert!(size_of::<Chunks>() == 48);
 
 /// `VoxelizeTilesParams` in the kernel.
 #[repr(C)]
@@ -176,7 +177,7 @@ pub(crate) struct TilesParams {
     pub row_bytes: i64,
 }
 
-const _: () = assert!(size_of::<TilesParams>() == 224);
+const _: () = assert!(size_of::<TilesParams>() == 232);
 
 /// `VoxelizeTileRowsParams` in the kernels.
 #[repr(C)]
@@ -188,7 +189,7 @@ pub(crate) struct TileRowsParams {
     pub cursor: *mut u8,
 }
 
-const _: () = assert!(size_of::<TileRowsParams>() == 240);
+const _: () = assert!(size_of::<TileRowsParams>() == 248);
 
 /// `Small` in the kernels.
 #[repr(C)]

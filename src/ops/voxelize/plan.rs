@@ -1,7 +1,7 @@
 //! Every launch and every byte of workspace of `voxelize`, made from plain numbers and testable without a GPU.
 
 use super::reduce::Reduce;
-use super::tiling::{Small, TILE_BITS, Tiling};
+use super::tiling::{CELLS_OF_POINT, Small, TILE_BITS, Tiling};
 use crate::error::{Error, Result};
 use crate::launch::Launch;
 use crate::ops::rows_plan::{blocks, kernel_name, line};
@@ -28,10 +28,6 @@ const ENOUGH_BLOCKS: usize = 1024;
 /// points are neighbours, and 132 multiprocessors that hold four blocks each wait for the fullest. Where there are more
 /// blocks, they even out.
 const ITEMS_APART: u64 = 1 << 18;
-
-/// Cells a point up to which the gradient of a sum goes to the points by tiles, which read that of the cells near a
-/// point once: a point alone reads a sector of up to 16 cells for each channel.
-const CELLS_OF_POINT: usize = 16;
 
 /// Cells a point up to which the CPU marks occupied cells in bits, all of which it reads again.
 const CELLS_OF_MARK: usize = 16;
@@ -68,7 +64,7 @@ pub struct Workspace {
     pub places_at: usize,
     /// uint32 for each point, by tiles: its number in its chunk and its cell in its tile.
     pub entries_at: usize,
-    /// uint16 for each tile of each chunk, and more.
+    /// uint16 for each list of each chunk, and more.
     pub table_at: usize,
     /// Parts of a cloud's points with room to mark their occupied cells in bits, on CUDA one; 0 where bytes are written at
     /// once.
@@ -98,6 +94,7 @@ impl Workspace {
         let small = if one_launch { Small::new(batch, points, cells, groups || spreads) } else { None };
         let by_tiles = cuda && small.is_none() && (groups || spreads);
         let tiling = if by_tiles { Tiling::new(batch, points, cells) } else { None };
+        let tiling = tiling.filter(|tiling| !spreads || tiling.shared_bits == 0 || tiling.spreads(points, cells));
         let tiled = tiling.is_some();
         let (groups, mean) = (groups && small.is_none(), mean && small.is_none());
         let counts = cuda && !tiled && (groups || mean);
@@ -259,7 +256,10 @@ pub fn tile_spread(op: &str, dtype: DType, batch: usize, tiling: &Tiling, channe
 
 /// Writes the points of each chunk by tile.
 pub fn chunks(op: &str, dtype: DType, batch: usize, tiling: &Tiling) -> Result<Tiles> {
-    let kernel = kernel_name!(@floats "voxelize_tiles_", "", dtype);
+    let kernel = match tiling.rounds() {
+        1 => kernel_name!(@floats "voxelize_tiles_", "", dtype),
+        _ => kernel_name!(@floats "voxelize_large_tiles_", "", dtype),
+    };
     shared_out(op, kernel, batch, tiling.chunks as u64, 1, tiling.threads())
 }
 
@@ -341,7 +341,7 @@ pub fn sparse_rows(
 
 #[cfg(test)]
 mod tests {
-    use super::super::tiling::MOST_TILES;
+    use super::super::tiling::MOST_LISTS;
     use super::*;
 
     const CELLS: usize = 128 * 128 * 128;
@@ -369,7 +369,7 @@ mod tests {
 
     #[test]
     fn parts_are_aligned_and_do_not_overlap() {
-        let many = 1024 * MOST_TILES + 1;
+        let many = 8 * 1024 * MOST_LISTS + 1;
         for (cells, needs) in [
             (999, [0, 3 * 4, 0, 3 * 2049 * 4, 0, 3 * 2049 * 4, 3 * 3 * 40 * 2]),
             (many, [3 * many * 4, 3 * 4, 3 * many * 4, 3 * 2049 * 4, 3 * 2049 * 4, 0, 0]),
@@ -394,6 +394,10 @@ mod tests {
         let spread = |reduce, cells| Workspace::new("voxelize", 1, 5000, cells, reduce, true, true).unwrap().tiling;
         assert!(spread(Reduce::Mean, CELLS).is_some() && spread(Reduce::Sum, 80_000).is_some());
         assert!(spread(Reduce::Sum, CELLS).is_none(), "a gather reads less");
+        assert!(spread(Reduce::Mean, 100_000_000).is_none(), "and of most tiles nothing");
+        let shared =
+            |points| Workspace::new("voxelize", 1, points, 72_500_000, Reduce::Mean, true, true).unwrap().tiling;
+        assert!(shared(15_000_000).is_some() && shared(60_000_000).is_none(), "long lists");
         assert!(Workspace::new("voxelize", 1 << 40, 1 << 30, CELLS, Reduce::Max, true, true).is_err());
     }
 
@@ -406,7 +410,10 @@ mod tests {
         assert_eq!((row.launch.kernel, row.launch.grid, row.tiles), ("voxelize_sum_f32", [2048, 1, 1], 2048));
         assert_eq!(rows("voxelize", Reduce::Max, true, DType::BF16, 3, 5, 17).unwrap().launch.grid, [3, 3, 1]);
         let tiling = Tiling::new(1, 500_000, CELLS).unwrap();
-        assert_eq!(tiling, Tiling { bits: 10, tiles: 2048, chunk: 4096, chunks: 123, pitch: 2056, links: true });
+        assert_eq!(
+            tiling,
+            Tiling { bits: 10, tiles: 2048, chunk: 4096, chunks: 123, pitch: 2056, shared_bits: 0, links: true }
+        );
         let chunk = chunks("voxelize", DType::F32, 1, &tiling).unwrap();
         assert_eq!((chunk.launch.kernel, chunk.launch.grid), ("voxelize_tiles_f32", [123, 1, 1]));
         let tile = tile_rows("voxelize", Reduce::Mean, false, DType::F32, 1, &tiling, 8).unwrap();

@@ -6,8 +6,12 @@ pub(crate) const TILE_BITS: u32 = 10;
 /// where a block then keeps its points.
 const LEAST_BITS: u32 = 5;
 const LEAST_BITS_OF_KEPT: u32 = 4;
-/// Tiles of a grid: their counters of 16 bits are 32 KB of the 48 KB of shared memory that a launch may have unasked.
-pub(crate) const MOST_TILES: usize = 16_384;
+/// Lists of a grid's points in a chunk: their counters of 16 bits are 32 KB of the 48 KB of shared memory that a launch may
+/// have unasked.
+pub(crate) const MOST_LISTS: usize = 16_384;
+/// Up to 2^3 neighbouring tiles of very many share a list, of which each of their blocks then reads all: an entry has 13
+/// bits for a cell.
+const MOST_SHARED_BITS: u32 = 3;
 /// Tiles of all grids below which they are made smaller: nearly one for each of 132 multiprocessors (148 of sm_100 and
 /// 108 of sm_80 gain no more: what a block of few cells does takes as long as what one of many does).
 const FEW_TILES: usize = 128;
@@ -25,8 +29,9 @@ const SMALL_CHUNKS: usize = 64;
 const TILES_OF_SMALL_CHUNK: usize = 1024;
 /// Tiles of a grid up to which a chunk is that small; its line of the table is then at most 2 bytes a point.
 const TILES_OF_CHUNK: usize = 4096;
-/// Points of a chunk for more tiles, again 2 bytes a point; counters of 16 bits hold them.
-const LARGE_CHUNK: usize = 16_384;
+/// Points of a chunk for more tiles, again 2 bytes a point; counters of 16 bits hold them, and a block's registers.
+const LARGE_CHUNK: usize = MOST_ROUNDS * CHUNK;
+const MOST_ROUNDS: usize = 4;
 /// Bytes of the table that are borrowed for any number of points, and for each point.
 const TABLE_BYTES: usize = 64 << 20;
 const TABLE_BYTES_A_POINT: usize = 8;
@@ -55,6 +60,10 @@ fn links(points: usize, tiles: usize, cells: usize) -> bool {
     points <= tiles.saturating_mul(POINTS_OF_LINKED) && points <= cells.saturating_mul(POINTS_OF_LINKED_CELL)
 }
 
+/// Cells a point up to which the gradient of a sum goes to the points by tiles, which read that of the cells near a
+/// point once: a point alone reads a sector of up to 16 cells for each channel.
+pub(crate) const CELLS_OF_POINT: usize = 16;
+
 /// How a grid is cut into tiles and its clouds into chunks; a block takes a chunk, then a block takes a tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tiling {
@@ -66,8 +75,10 @@ pub struct Tiling {
     pub chunk: usize,
     /// Chunks of a cloud.
     pub chunks: usize,
-    /// uint16 in a chunk's line of the table: where each tile's points begin, padded to 16 bytes.
+    /// uint16 in a chunk's line of the table: where each list of points begins, padded to 16 bytes.
     pub pitch: usize,
+    /// 2^shared_bits neighbouring tiles share a list.
+    pub shared_bits: u32,
     /// Voxels have so few points that a block links these.
     pub links: bool,
 }
@@ -78,17 +89,22 @@ impl Tiling {
         WIDE_BLOCK.min((self.chunk / POINTS_OF_THREAD) as u32)
     }
 
-    /// A block takes a chunk in one round.
-    pub fn one_round(&self) -> bool {
-        self.chunk <= CHUNK
+    /// Rounds of four points that each of them takes.
+    pub fn rounds(&self) -> usize {
+        self.chunk.div_ceil(CHUNK)
+    }
+
+    /// Whether tiles that share lists send a gradient to all points in less time than points that each read theirs: there
+    /// are not so many more of these cells that most tiles are empty, nor so few that reading the lists takes longer.
+    pub fn spreads(&self, points: usize, cells: usize) -> bool {
+        cells / CELLS_OF_POINT <= points && points.saturating_mul(1 << self.shared_bits) <= cells.saturating_mul(2)
     }
 
     /// For that many clouds in grids of so many cells, or `None` where the table would be too large.
     pub fn new(batch: usize, points: usize, cells: usize) -> Option<Tiling> {
         let tiles = |bits: u32| cells.div_ceil(1 << bits);
-        if tiles(TILE_BITS) > MOST_TILES {
-            return None;
-        }
+        let lists_of = |bits: u32| cells.div_ceil(1 << (TILE_BITS + bits));
+        let shared_bits = (0..=MOST_SHARED_BITS).find(|&bits| lists_of(bits) <= MOST_LISTS)?;
         let points_of = |bits: u32| points / tiles(bits).max(1);
         let wanted = |bits: u32| {
             let tiles = tiles(bits);
@@ -111,17 +127,19 @@ impl Tiling {
         } else {
             LARGE_CHUNK
         };
+        let lists = tiles.div_ceil(1 << shared_bits);
         let tiling = Tiling {
             bits,
             tiles,
             chunk,
             chunks: points.div_ceil(chunk),
-            pitch: (tiles + 1).next_multiple_of(8),
+            pitch: (lists + 1).next_multiple_of(8),
+            shared_bits,
             links: links(points, tiles, cells),
         };
         let table = tiling.chunks.checked_mul(tiling.pitch * 2)?.checked_mul(batch)?;
         let most = points.saturating_mul(batch).saturating_mul(TABLE_BYTES_A_POINT).saturating_add(TABLE_BYTES);
-        (tiles <= MOST_TILES && table <= most).then_some(tiling)
+        (lists <= MOST_LISTS && table <= most).then_some(tiling)
     }
 }
 
@@ -172,7 +190,10 @@ mod tests {
         assert_eq!((chunk(65_536, 64), chunk(65_537, 64), chunk(65_536, 128)), (SMALL_CHUNK, CHUNK, CHUNK));
         assert_eq!(bits(8, 100_000, 64), 10);
         assert_eq!(Tiling::new(1, 4_000_000, 256usize.pow(3)).unwrap().chunk, LARGE_CHUNK);
-        assert_eq!(Tiling::new(1, 4_000_000, 512usize.pow(3)), None, "more tiles than counters");
+        let shared =
+            |side: usize| Tiling::new(1, 4_000_000, side.pow(3)).map(|tiling| (tiling.shared_bits, tiling.pitch));
+        assert_eq!((shared(256), shared(257)), (Some((0, 16_392)), Some((1, 8296))));
+        assert_eq!((shared(512), shared(513)), (Some((3, 16_392)), None), "more lists than counters");
         let links = |points, side: usize| Tiling::new(1, points, side.pow(3)).unwrap().links;
         assert_eq!((links(500_000, 128), links(704_331, 89), links(50_000, 24)), (true, true, true));
         assert_eq!((links(764_652, 22), links(60_000, 24)), (false, false), "full voxels");
@@ -181,11 +202,12 @@ mod tests {
         assert_eq!((one.tiles, one.chunks, one.pitch), (1, 0, 8));
         for batch in [0, 1, 7, 300] {
             for points in [0, 1, 4097, 500_000, 4_500_000, 70_000_000, i32::MAX as usize] {
-                for cells in [1, 1025, 32 * 4096 - 1, 32 * 4096 + 1, 65 * 65 * 65, 170 * 170 * 170, MOST_TILES * 1024] {
+                for cells in [1, 1025, 32 * 4096 - 1, 32 * 4096 + 1, 65 * 65 * 65, 170 * 170 * 170, MOST_LISTS * 5000] {
                     let Some(tiling) = Tiling::new(batch, points, cells) else { continue };
                     assert!(tiling.tiles << tiling.bits >= cells && (tiling.tiles - 1) << tiling.bits < cells);
-                    assert!(tiling.tiles <= MOST_TILES && tiling.chunks * tiling.chunk >= points);
-                    assert!(tiling.pitch > tiling.tiles && tiling.pitch.is_multiple_of(8));
+                    let lists = tiling.tiles.div_ceil(1 << tiling.shared_bits);
+                    assert!(lists <= MOST_LISTS && tiling.chunks * tiling.chunk >= points);
+                    assert!(tiling.pitch > lists && tiling.pitch.is_multiple_of(8));
                     assert!(
                         tiling.chunk <= usize::from(u16::MAX)
                             && (LEAST_BITS_OF_KEPT..=TILE_BITS).contains(&tiling.bits)

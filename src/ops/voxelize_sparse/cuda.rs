@@ -105,7 +105,7 @@ struct TilesParams {
     tiles: i32,
 }
 
-const _: () = assert!(size_of::<TilesParams>() == 96);
+const _: () = assert!(size_of::<TilesParams>() == 104);
 
 /// `VoxelizeSparseTilesFillParams` in the kernel.
 #[repr(C)]

@@ -26,15 +26,15 @@ const MOST_TILES: usize = 1 << 17;
 /// them in order with few of its warps.
 const MOST_POINTS: usize = 1024;
 
-/// How clouds are sorted on CUDA where it is by tiles of their grids: these are few and not full, and int32 counts all
-/// points.
+/// How clouds are sorted on CUDA where it is by tiles of their grids: these are few and not full and share no lists, and
+/// int32 counts all points.
 fn tiling(batch: usize, points: usize, grid: &Grid) -> Option<Tiling> {
     let cells = grid.cells().and_then(|cells| usize::try_from(cells).ok())?;
     let tiling = Tiling::new(batch, points, cells)?;
     let fits = batch.checked_mul(points).is_some_and(|all| i32::try_from(all).is_ok());
     let few = batch.checked_mul(tiling.tiles).is_some_and(|all| all <= MOST_TILES);
     let full = points / tiling.tiles.max(1) > MOST_POINTS;
-    (fits && few && !full).then_some(tiling)
+    (fits && few && !full && tiling.shared_bits == 0).then_some(tiling)
 }
 
 /// The memory that a call borrows: offsets and size in bytes, each part aligned to 16.
