@@ -120,7 +120,7 @@ struct Access {
 // Channels of a row from which a thread takes several even where each is an access.
 constexpr int WIDE_ROW = 8;
 
-// Calls `visit(access)` for the widest that the layout allows; without PAIRS two channels are not one access.
+// Calls `visit(access)` for the widest that the layout allows; without PAIRS these are 16 bytes or a channel.
 template <class V, bool PAIRS, class Visit>
 __device__ void by_access(const VoxelizeRowsParams& p, const Visit& visit) {
   const i64* strides = p.features_strides;

@@ -15,6 +15,9 @@ const MOST_SHARED_BITS: u32 = 3;
 /// Tiles of all grids below which they are made smaller: nearly one for each of 132 multiprocessors (148 of sm_100 and
 /// 108 of sm_80 gain no more: what a block of few cells does takes as long as what one of many does).
 const FEW_TILES: usize = 128;
+/// Points of a tile beyond which smaller ones are worth it as long as all of them run at once, and bits of the smallest.
+const POINTS_OF_FEW: usize = 100;
+const BITS_OF_FEW: u32 = 7;
 /// Points of a tile up to which there is no gain in smaller tiles: a block keeps 2048 points in shared memory, and some
 /// tiles have more than others.
 const POINTS_OF_TILE: usize = 1024;
@@ -115,6 +118,10 @@ impl Tiling {
         while bits > LEAST_BITS && wanted(bits) {
             bits -= 1;
         }
+        let at_once = |bits: u32| tiles(bits).saturating_mul(batch) <= TILES_AT_ONCE;
+        while bits > BITS_OF_FEW && at_once(bits - 1) && points_of(bits) > POINTS_OF_FEW {
+            bits -= 1;
+        }
         let full = bits == LEAST_BITS && points_of(bits) > POINTS_OF_TILE;
         if full && points_of(LEAST_BITS_OF_KEPT) <= POINTS_OF_KEPT {
             bits = LEAST_BITS_OF_KEPT;
@@ -185,7 +192,8 @@ mod tests {
             "kept in smaller tiles, and not even in these"
         );
         assert_eq!(bits(1, 1000, 16), 5, "few, and none smaller");
-        assert_eq!(bits(1, 20_000, 32), 8, "128 at once");
+        assert_eq!(bits(1, 12_000, 32), 8, "128 at once");
+        assert_eq!((bits(1, 20_000, 32), bits(1, 200_000, 64), bits(1, 100_000, 16)), (7, 9, 5), "up to 528");
         let chunk = |points, side: usize| Tiling::new(1, points, side.pow(3)).unwrap().chunk;
         assert_eq!((chunk(65_536, 64), chunk(65_537, 64), chunk(65_536, 128)), (SMALL_CHUNK, CHUNK, CHUNK));
         assert_eq!(bits(8, 100_000, 64), 10);
