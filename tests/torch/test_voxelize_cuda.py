@@ -278,6 +278,28 @@ def test_full_tiles_of_many_channels() -> None:
 
 
 @gpu
+@pytest.mark.parametrize(
+    ("points", "side", "channels"),
+    [(4_500_000, 65, 1), (6_000_000, 170, 3), (300_000, 300, 3), (400_000, 513, 1)],
+    ids=["full tiles", "more points than are linked", "tiles that share lists", "more lists than counters"],
+)
+@pytest.mark.parametrize("reduce", ["mean", "max"])
+def test_large_grids(points: int, side: int, channels: int, reduce: str) -> None:
+    generator = torch.Generator().manual_seed(points)
+    place = torch.rand(points, 3, generator=generator)
+    features = torch.randn(points, channels, generator=generator).half()
+    box = ([0.0] * 3, [1 / side], [side] * 3)
+    results = []
+    for device in ("cpu", "cuda"):
+        leaf = features.to(device).requires_grad_()
+        grid = OPERATORS.voxelize(place.to(device), leaf, *box, reduce=reduce)
+        (grad,) = torch.autograd.grad(grid, leaf, grid.detach())
+        results.append([grid.detach().cpu(), grad.cpu()])
+    for expected, found in zip(*results, strict=True):
+        assert_same_bits(found, expected)
+
+
+@gpu
 def test_odd_points_stay_within_bounds() -> None:
     """The memory check of the GPU run watches the bounds."""
     points, features, lengths = inputs()
