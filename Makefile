@@ -45,19 +45,20 @@ test-rust: setup  ## the Rust tests with every set of features
 	@set -e; for features in $(FEATURES); do echo "cargo test --features $$features"; \
 	  $(CARGO) test --release --quiet --features "$$(echo $$features | sed 's/^none$$//')"; done
 
-# The emulated driver goes to the test program alone: the build script's NVRTC must not find it.
+# The emulated driver goes to the test program alone: the build script's NVRTC must not find it. It runs a thread at a
+# time, so both programs run at once.
+EMULATED := $(CARGO) test --release --quiet --features cuda --test cuda --test cuda_voxelize
 test-emulator: export ROBOCACHE_REQUIRE_CUDA := 1
 test-emulator: setup  ## the CUDA kernels and their launches on an emulated driver, also under AddressSanitizer
 	$(BIN)/python tests/emulator/build.py --output $(EMULATOR)/selftest --selftest
 	$(EMULATOR)/selftest/selftest
 	$(BIN)/python tests/emulator/build.py --output $(EMULATOR)/plain
-	$(CARGO) test --release --quiet --features cuda --test cuda --test cuda_voxelize \
-	  --config 'target."cfg(all())".runner = ["env", "LD_LIBRARY_PATH=$(CURDIR)/$(EMULATOR)/plain"]'
 	$(BIN)/python tests/emulator/build.py --output $(EMULATOR)/asan --sanitize address
+	$(EMULATED) --no-run
+	$(EMULATED) --config 'target."cfg(all())".runner = ["env", "LD_LIBRARY_PATH=$(CURDIR)/$(EMULATOR)/plain"]' & plain=$$!; \
 	ROBOCACHE_CASES=500 ROBOCACHE_EMULATOR_SEED=1 ASAN_OPTIONS=detect_leaks=0 \
-	  $(CARGO) test --release --quiet --features cuda --test cuda --test cuda_voxelize \
-	  --config "target.\"cfg(all())\".runner = [\"env\", \"LD_LIBRARY_PATH=$(CURDIR)/$(EMULATOR)/asan\", \
-	  \"LD_PRELOAD=$$(g++ -print-file-name=libasan.so)\"]"
+	  $(EMULATED) --config "target.\"cfg(all())\".runner = [\"env\", \"LD_LIBRARY_PATH=$(CURDIR)/$(EMULATOR)/asan\", \
+	  \"LD_PRELOAD=$$(g++ -print-file-name=libasan.so)\"]"; asan=$$?; wait $$plain && exit $$asan
 
 test-python: build  ## the operator in every Python-side runtime, the command line and the documentation
 	$(WITH_VENV) python -m pytest -q tests/torch
