@@ -1,5 +1,6 @@
 // Gradients gathered by source row: what each target gives the samples of its bracket, added in one fixed order,
-// without atomics. Rows that are copied or lie on lines are in gather_plain.cuh, those with curves in gather_curved.cuh.
+// without atomics. Rows that are copied or lie on lines are in gather_plain.cuh, those with curves in
+// gather_curved.cuh.
 #pragma once
 
 #include "rows_plain.cuh"

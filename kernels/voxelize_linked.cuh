@@ -1,6 +1,6 @@
 // Sums of a tile whose voxels have few points: those of a voxel are linked in shared memory in the order in which they
-// come, which a sum does not depend on. A voxel with one point is that point. It spares what kernels/voxelize_tile.cuh does
-// for full voxels, counts, places and an order, and small clouds most of its code, which is what they wait for.
+// come, which a sum does not depend on. A voxel with one point is that point. It spares what kernels/voxelize_tile.cuh
+// does for full voxels, counts, places and an order, and small clouds most of its code, which is what they wait for.
 #pragma once
 
 #include "voxelize_list.cuh"
@@ -13,9 +13,9 @@ constexpr int LINKED = 1216;
 struct Linked {
   alignas(16) int heads[TILE];  // a voxel's point that came last, or -1
   int points[LINKED];
-  int links[LINKED];                  // the point before it in its voxel plus one, or zero, above the voxel
-  short several[LINKED / 2];          // voxels with more than one point that one thread takes
-  short many[LINKED / (ALONE + 1)];   // voxels with more points
+  int links[LINKED];                 // the point before it in its voxel plus one, or zero, above the voxel
+  short several[LINKED / 2];         // voxels with more than one point that one thread takes
+  short many[LINKED / (ALONE + 1)];  // voxels with more points
   int several_size, many_size;
 
   __device__ void clear() {

@@ -212,8 +212,8 @@ __device__ void reduce_longs(const Part<V>& part, const List& list, V* staged, R
   }
 }
 
-// Reduces the other listed rows of a part, a group of channels at a time: a row by a thread, those of many points by a warp.
-// `row_of(place)` is a row by its place in the tile.
+// Reduces the other listed rows of a part, a group of channels at a time: a row by a thread, those of many points by a
+// warp. `row_of(place)` is a row by its place in the tile.
 template <class V, class Reduced, bool WHOLE, class RowOf>
 __device__ void reduce_part(const Part<V>& part, const List& list, bool many, V* staged, RowOf row_of) {
   constexpr int N = Reduced::N;

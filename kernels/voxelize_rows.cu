@@ -1,5 +1,5 @@
-// What the points of each voxel come to where their counts, starts and order are in memory: for dense grids of many
-// tiles and for the rows of voxelize_sparse.
+// What the points of each voxel come to where their counts, starts and order are in memory: for dense grids of more
+// than 2^27 cells and for the rows of voxelize_sparse.
 //
 // Threads: of a dense grid a block takes 1024 neighbouring voxels (voxelize_list.cuh); of sparse rows a thread takes a
 // group of channels of one, a warp those of its threads' rows that have many points, and a block those that have more

@@ -1,9 +1,10 @@
 // voxelize_sparse: a stable radix sort of each cloud's points by voxel, then a row for each voxel in that order.
 //
 // A key is a cell of the grid, or the number of cells for a dropped point, which so comes last; it has 32 bits where
-// these are enough. A block of the sort takes 2048 neighbouring points of one cloud, a warp 256 of them in 8 rounds. A pass over
-// a digit of at most 8 bits takes three launches: `count` the digits of each tile, `scan` them over the tiles, `shift`
-// the keys, which a block puts in order in shared memory first, so that it writes those of a digit side by side.
+// these are enough. A block of the sort takes 2048 neighbouring points of one cloud, a warp 256 of them in 8 rounds. A
+// pass over a digit of at most 8 bits takes three launches: `count` the digits of each tile, `scan` them over the
+// tiles, `shift` the keys, which a block puts in order in shared memory first, so that it writes those of a digit side
+// by side.
 
 #include "exact.cuh"
 #include "grid.cuh"

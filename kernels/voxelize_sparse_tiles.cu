@@ -2,8 +2,8 @@
 //
 // Three launches: `count` says how many points and occupied voxels a tile has, `number` what the tiles before it have,
 // and `order` writes the order and what `fill` turns into rows. In the order the points of a voxel ascend: few are
-// ranked by how many are smaller; of a tile where some voxel has many, as many voxels as fit are sorted in shared memory
-// at a time, and one that does not fit is sorted as bits, since no point comes twice.
+// ranked by how many are smaller; of a tile where some voxel has many, as many voxels as fit are sorted in shared
+// memory at a time, and one that does not fit is sorted as bits, since no point comes twice.
 
 #include "voxelize_tiles.cuh"
 

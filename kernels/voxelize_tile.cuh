@@ -1,10 +1,10 @@
 // What a block makes of a tile once it can walk over the tile's points: it puts them in order by voxel in shared memory
 // and reduces them, or sends them their voxel's gradient.
 //
-// A `Points` says where they come from: `walk(tile, runs, visit)` calls `visit(index, point, cell)` for all of a tile, in
-// threads beyond them with a cell of -1, so that whole warps come, and returns their number; `Runs` is what it needs in
-// shared memory; `bits` says how many cells a tile has; `room(cloud, number)` gives room in memory for the order of those
-// that are too many, which with `KEEPS_ALL` never happens.
+// A `Points` says where they come from: `walk(tile, runs, visit)` calls `visit(index, point, cell)` for all of a tile,
+// in threads beyond them with a cell of -1, so that whole warps come, and returns their number; `Runs` is what it needs
+// in shared memory; `bits` says how many cells a tile has; `room(cloud, number)` gives room in memory for the order of
+// those that are too many, which with `KEEPS_ALL` never happens.
 #pragma once
 
 #include "voxelize_linked.cuh"
@@ -40,8 +40,8 @@ struct Sorted {
   int* elsewhere;              // the order that is not kept here
 };
 
-// Puts the points of a tile in order, where they are not kept in the first of the blocks along y only; returns whether some
-// voxel has too many for a thread.
+// Puts the points of a tile in order, where they are not kept in the first of the blocks along y only; returns whether
+// some voxel has too many for a thread.
 template <class Points>
 __device__ bool sort_tile(
     const Points& from, const Tile& tile, Unsorted<typename Points::Runs>& unsorted, Sorted& sorted, bool& kept) {
@@ -138,7 +138,8 @@ struct SummedSingly : Summed<V, 1> {
   static constexpr bool PAIRS = false;
 };
 
-// Apart from the kernel that rarely needs it, there it would take registers from what that mostly does, and in little code.
+// Apart from the kernel that rarely needs it, there it would take registers from what that mostly does, and in little
+// code.
 template <class V, class Points>
 __device__ __noinline__ void sum_full_tile(VoxelizeRowsParams p, Points from) {
   reduce_tile<V, SummedSingly<V>>(p, from);

@@ -7,9 +7,9 @@
 namespace robocache {
 
 // A tile is 2^bits neighbouring cells; in grids of very many cells 2^shared_bits neighbouring tiles share a list of
-// entries, in others each has its own. A chunk is some neighbouring points. An entry stands for a point: its number in the
-// chunk above its cell in the list. The entries of a chunk lie by list, and the chunk's line of the table says where each
-// begins.
+// entries, in others each has its own. A chunk is some neighbouring points. An entry stands for a point: its number in
+// the chunk above its cell in the list. The entries of a chunk lie by list, and the chunk's line of the table says
+// where each begins.
 struct Chunks {
   unsigned* entries;      // [B, N]
   unsigned short* table;  // [B, chunks, pitch], pitch > lists
@@ -37,8 +37,8 @@ struct Runs {
 // Entries that a thread reads before the first is visited: a full tile waits less for memory.
 constexpr int AHEAD = 4;
 
-// Calls `visit(index, point, cell)` for the points of a list in the chunks from `begin` to `end`; in threads beyond them
-// with a cell of -1, so that whole warps come. Returns the number of points.
+// Calls `visit(index, point, cell)` for the points of a list in the chunks from `begin` to `end`; in threads beyond
+// them with a cell of -1, so that whole warps come. Returns the number of points.
 template <class Visit>
 __device__ int walk(const Chunks& p, const Tile& list, Runs& runs, int begin, int end, const Visit& visit) {
   const unsigned short* column = p.table + list.cloud * p.chunks * p.pitch + list.index;

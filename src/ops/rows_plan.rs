@@ -4,8 +4,8 @@ use crate::error::{Error, Result};
 use crate::launch::{Launch, WARP};
 use crate::tensor::DType;
 
-/// Threads of a block of plain rows: `PLAIN_BLOCK` in the kernels. 8 warps hide each other's loads, and 4 such blocks fit
-/// a multiprocessor of sm_80 to sm_120 at 64 registers a thread.
+/// Threads of a block of plain rows: `PLAIN_BLOCK` in the kernels. 8 warps hide each other's loads, and 4 such blocks
+/// fit a multiprocessor of sm_80 to sm_120 at 64 registers a thread.
 pub const PLAIN_BLOCK: u32 = 256;
 /// Vectors of a block: `FLIGHT` in the kernels for each thread.
 const VECTORS: u64 = 4 * PLAIN_BLOCK as u64;
@@ -100,8 +100,8 @@ impl Share {
     /// A share of nothing.
     pub const NONE: Share = Share { rows: 1, chunks: 0, tile: 1, tiles: 1, count: 0 };
 
-    /// For blocks: of `batch` rows of `targets` targets of so many vectors; `spread` where they are to be spread over the
-    /// multiprocessors though each has less to do then.
+    /// For blocks: of `batch` rows of `targets` targets of so many vectors; `spread` where they are to be spread over
+    /// the multiprocessors though each has less to do then.
     pub fn of_blocks(batch: u64, targets: u64, vectors: u64, spread: bool) -> Share {
         let all = batch.saturating_mul(targets).saturating_mul(vectors);
         let most = if all / VECTORS > RESIDENT { 2 * VECTORS } else { VECTORS };

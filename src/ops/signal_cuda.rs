@@ -120,8 +120,8 @@ pub fn moves(view: &View, written: usize, row: usize) -> (Access, usize) {
     (access, [16, 8].into_iter().find(|&bytes| stores(bytes)).unwrap_or(4))
 }
 
-/// How a gradient is gathered from `view` to rows that lie `row` bytes apart, the first at `written`: the widest vectors
-/// that can be written, and the bytes of the loads by which they can be read.
+/// How a gradient is gathered from `view` to rows that lie `row` bytes apart, the first at `written`: the widest
+/// vectors that can be written, and the bytes of the loads by which they can be read.
 pub fn gathers(view: &View, written: usize, row: usize) -> (Access, usize) {
     let size = view.dtype().size();
     let reads = |bytes: usize| {

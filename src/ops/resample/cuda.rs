@@ -125,8 +125,8 @@ struct BackwardParams {
 
 const _: () = assert!(size_of::<BackwardParams>() == 640);
 
-/// The numbers that decide, for rows of `read` in one mode or several and a dense output of the same rows; and the bytes
-/// of a store.
+/// The numbers that decide, for rows of `read` in one mode or several and a dense output of the same rows; and the
+/// bytes of a store.
 fn case(timeline: &Timeline, modes: &Modes, read: &View, output: *mut u8) -> (Case, usize) {
     let (access, store_bytes) = match modes.uniform() {
         _ if modes.any(Mode::is_curved) => (Access::Curved, 0),

@@ -175,8 +175,8 @@ pub fn time_grad(case: &Case) -> Result<Launch> {
     warps(OP, kernel, rows_of(OP, case.batch, case.targets)?)
 }
 
-/// The plan of `resample_backward` of plain rows, with `distinct` rows of times and a gradient that is read in loads of so
-/// many bytes.
+/// The plan of `resample_backward` of plain rows, with `distinct` rows of times and a gradient that is read in loads of
+/// so many bytes.
 pub fn backward(case: &Case, distinct: usize, load_bytes: usize) -> Result<BackwardPlan> {
     let rows = (case.batch as u64).saturating_mul(case.samples as u64);
     let mut access = case.access;

@@ -199,8 +199,8 @@ fn send<F: Feature>(
                         let at = cloud as isize * grad.stride(0)
                             + channel as isize * grad.stride(1)
                             + cell as isize * grad.stride(2);
-                        // SAFETY: host memory of type `F`; a point of the cloud is in one cell, so each place is written
-                        // once.
+                        // SAFETY: host memory of type `F`; a point of the cloud is in one cell, so each place is
+                        // written once.
                         unsafe {
                             let point = holder::<F>(&Column::new(features, cloud, channel), inside, reduce);
                             output.set((cloud * points + point) * channels + channel, *grad.at::<F>(at));

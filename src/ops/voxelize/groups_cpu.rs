@@ -58,7 +58,8 @@ impl<'w, K: Key> Groups<'w, K> {
         self.keys.partition_point(|key| key.cell() < cell as u64)
     }
 
-    /// Ranges of neighbouring cells that are about as much work as each other, where a point is as much as `weight` cells.
+    /// Ranges of neighbouring cells that are about as much work as each other, where a point is as much as `weight`
+    /// cells.
     pub fn pieces(&self, cells: usize, weight: usize) -> Vec<Range<usize>> {
         let work = |cell: usize| cell as u128 + self.before(cell) as u128 * weight as u128;
         let (pieces, all) = (cells.div_ceil(CELLS).min(PIECES), work(cells));

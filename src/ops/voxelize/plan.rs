@@ -13,8 +13,8 @@ pub const BLOCK: u32 = 256;
 pub const CLEARED: u64 = 16;
 /// Points that one thread marks or counts.
 pub(crate) const COUNTED: u64 = 4;
-/// Points of all clouds up to which a thread marks one: 1024 of these are a full multiprocessor's, so that each of 132 has
-/// some, and what a thread does for four points takes longer than for one.
+/// Points of all clouds up to which a thread marks one: 1024 of these are a full multiprocessor's, so that each of 132
+/// has some, and what a thread does for four points takes longer than for one.
 const POINTS_OF_SINGLE: usize = 1 << 17;
 /// Cells that one thread of the scan takes: four loads of 16 bytes in flight.
 pub const SCANNED: u64 = 16;
@@ -31,8 +31,8 @@ const ITEMS_APART: u64 = 1 << 18;
 
 /// Cells a point up to which the CPU marks occupied cells in bits, all of which it reads again.
 const CELLS_OF_MARK: usize = 16;
-/// Points of all clouds from which on CUDA marks them in bits, which then become bytes: what scattered bytes cost is more
-/// than that launch.
+/// Points of all clouds from which on CUDA marks them in bits, which then become bytes: what scattered bytes cost is
+/// more than that launch.
 const POINTS_OF_BITS: usize = 1 << 20;
 /// Points of a part that may have bits of its own, and parts at most: a thread marks all of its parts in those of one.
 const POINTS_OF_PART: usize = 1 << 14;
@@ -66,8 +66,8 @@ pub struct Workspace {
     pub entries_at: usize,
     /// uint16 for each list of each chunk, and more.
     pub table_at: usize,
-    /// Parts of a cloud's points with room to mark their occupied cells in bits, on CUDA one; 0 where bytes are written at
-    /// once.
+    /// Parts of a cloud's points with room to mark their occupied cells in bits, on CUDA one; 0 where bytes are written
+    /// at once.
     pub parts: usize,
     /// uint64 for each 64 cells of each part.
     pub marks_at: usize,

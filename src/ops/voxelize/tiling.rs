@@ -2,20 +2,21 @@
 
 /// A tile has at most 2^10 cells: with 16 bytes for each, 6 blocks fit a multiprocessor of sm_90, 2 of sm_86.
 pub(crate) const TILE_BITS: u32 = 10;
-/// A tile has at least 2^5 cells: neighbours along z then still fill whole sectors; 2^4, which of a half still fill one,
-/// where a block then keeps its points.
+/// A tile has at least 2^5 cells: neighbours along z then still fill whole sectors; 2^4, which of a half still fill
+/// one, where a block then keeps its points.
 const LEAST_BITS: u32 = 5;
 const LEAST_BITS_OF_KEPT: u32 = 4;
-/// Lists of a grid's points in a chunk: their counters of 16 bits are 32 KB of the 48 KB of shared memory that a launch may
-/// have unasked.
+/// Lists of a grid's points in a chunk: their counters of 16 bits are 32 KB of the 48 KB of shared memory that a launch
+/// may have unasked.
 pub(crate) const MOST_LISTS: usize = 16_384;
-/// Up to 2^3 neighbouring tiles of very many share a list, of which each of their blocks then reads all: an entry has 13
-/// bits for a cell.
+/// Up to 2^3 neighbouring tiles of very many share a list, of which each of their blocks then reads all: an entry has
+/// 13 bits for a cell.
 const MOST_SHARED_BITS: u32 = 3;
 /// Tiles of all grids below which they are made smaller: nearly one for each of 132 multiprocessors (148 of sm_100 and
 /// 108 of sm_80 gain no more: what a block of few cells does takes as long as what one of many does).
 const FEW_TILES: usize = 128;
-/// Points of a tile beyond which smaller ones are worth it as long as all of them run at once, and bits of the smallest.
+/// Points of a tile beyond which smaller ones are worth it as long as all of them run at once, and bits of the
+/// smallest.
 const POINTS_OF_FEW: usize = 100;
 const BITS_OF_FEW: u32 = 7;
 /// Points of a tile up to which there is no gain in smaller tiles: a block keeps 2048 points in shared memory, and some
@@ -25,8 +26,8 @@ const POINTS_OF_TILE: usize = 1024;
 const POINTS_OF_KEPT: usize = 1536;
 /// Points of a chunk: four for each thread of a block.
 const CHUNK: usize = WIDE_BLOCK as usize * POINTS_OF_THREAD;
-/// Points of a chunk of clouds that have no more than 64 of these, in few tiles: a quarter of a block's threads then wait
-/// for each other, and more multiprocessors have work.
+/// Points of a chunk of clouds that have no more than 64 of these, in few tiles: a quarter of a block's threads then
+/// wait for each other, and more multiprocessors have work.
 const SMALL_CHUNK: usize = 1024;
 const SMALL_CHUNKS: usize = 64;
 const TILES_OF_SMALL_CHUNK: usize = 1024;
@@ -40,8 +41,8 @@ const TABLE_BYTES: usize = 64 << 20;
 const TABLE_BYTES_A_POINT: usize = 8;
 /// Points of a small cloud: a block keeps them all, `KEPT` in the kernels.
 const POINTS_OF_SMALL: usize = 2048;
-/// Points of a cloud up to which one launch that marks or counts is no slower than two that do so by point: a round of a
-/// block's threads. It spares a host the second launch.
+/// Points of a cloud up to which one launch that marks or counts is no slower than two that do so by point: a round of
+/// a block's threads. It spares a host the second launch.
 const POINTS_OF_TINY: usize = 1024;
 /// Points that the blocks of small clouds look at in all, each at all of its cloud: 4000 for each of 132
 /// multiprocessors take some 2 us there, less than a launch that writes them by tile.
@@ -53,8 +54,8 @@ const WIDE_BLOCK: u32 = 1024;
 /// Points that each of them takes at a time.
 const POINTS_OF_THREAD: usize = 4;
 
-/// Points of a tile and for each of its cells up to which a block links them by voxel: few tiles have more than the 1216
-/// that it has room for, and voxels that are fuller are better put in order.
+/// Points of a tile and for each of its cells up to which a block links them by voxel: few tiles have more than the
+/// 1216 that it has room for, and voxels that are fuller are better put in order.
 const POINTS_OF_LINKED: usize = 1088;
 const POINTS_OF_LINKED_CELL: usize = 4;
 
@@ -97,8 +98,9 @@ impl Tiling {
         self.chunk.div_ceil(CHUNK)
     }
 
-    /// Whether tiles that share lists send a gradient to all points in less time than points that each read theirs: there
-    /// are not so many more of these cells that most tiles are empty, nor so few that reading the lists takes longer.
+    /// Whether tiles that share lists send a gradient to all points in less time than points that each read theirs:
+    /// there are not so many more of these cells that most tiles are empty, nor so few that reading the lists takes
+    /// longer.
     pub fn spreads(&self, points: usize, cells: usize) -> bool {
         cells / CELLS_OF_POINT <= points && points.saturating_mul(1 << self.shared_bits) <= cells.saturating_mul(2)
     }
@@ -162,8 +164,8 @@ pub struct Small {
 }
 
 impl Small {
-    /// For that many clouds in grids of so many cells, or `None` where that would take longer than other ways; what only
-    /// marks or counts points has little to do otherwise.
+    /// For that many clouds in grids of so many cells, or `None` where that would take longer than other ways; what
+    /// only marks or counts points has little to do otherwise.
     pub fn new(batch: usize, points: usize, cells: usize, keeps: bool) -> Option<Small> {
         let tiles = |bits: u32| cells.div_ceil(1 << bits);
         let mut bits = TILE_BITS;

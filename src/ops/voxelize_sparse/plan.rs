@@ -22,12 +22,12 @@ const NUMBER_BLOCK: u32 = 1024;
 /// Tiles of all grids up to which one block can tell what is before each in a few rounds.
 const MOST_TILES: usize = 1 << 17;
 
-/// Points of a tile beyond which the passes over keys take less: a block has no room for them in shared memory, and puts
-/// them in order with few of its warps.
+/// Points of a tile beyond which the passes over keys take less: a block has no room for them in shared memory, and
+/// puts them in order with few of its warps.
 const MOST_POINTS: usize = 1024;
 
-/// How clouds are sorted on CUDA where it is by tiles of their grids: these are few and not full and share no lists, and
-/// int32 counts all points.
+/// How clouds are sorted on CUDA where it is by tiles of their grids: these are few and not full and share no lists,
+/// and int32 counts all points.
 fn tiling(batch: usize, points: usize, grid: &Grid) -> Option<Tiling> {
     let cells = grid.cells().and_then(|cells| usize::try_from(cells).ok())?;
     let tiling = Tiling::new(batch, points, cells)?;
@@ -170,8 +170,8 @@ macro_rules! by_key {
     };
 }
 
-/// The plan for clouds of that many points of that type, with keys of so many bytes; `rows` are the rows or the points of
-/// all clouds, of which there are more.
+/// The plan for clouds of that many points of that type, with keys of so many bytes; `rows` are the rows or the points
+/// of all clouds, of which there are more.
 pub fn plan(op: &str, batch: usize, points: usize, dtype: DType, key: usize, rows: usize) -> Result<Plan> {
     let by_tile = |kernel| Ok::<_, Error>(tiles(op, kernel, batch, points, EACH)?.launch);
     let number = Launch {
