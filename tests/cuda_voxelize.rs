@@ -85,6 +85,31 @@ fn voxels_of_many_points_give_equal_bits() {
 }
 
 #[test]
+fn points_that_are_linked_give_equal_bits() {
+    let Some(device) = begin("points_that_are_linked_give_equal_bits") else { return };
+    // In small clouds and in tiles: voxels of one point, of several, of more than a thread takes, and a full tile; channels
+    // by each access.
+    let kinds = [(900, 16, Spread::Few), (2000, 16, Spread::Even), (3500, 24, Spread::Few), (3000, 20, Spread::Even)];
+    for (place, (count, side, spread)) in kinds.into_iter().enumerate() {
+        for (index, channels) in [1, 2, 3, 5, 8, 9, 16, 17].into_iter().enumerate() {
+            let dtypes = [DType::F32, FLOATING[(index + place) % 4]];
+            let values = [Values::Small, Values::Cancelling, Values::Wide, Values::Wild][(index / 4 + index) % 4];
+            let seed = (10 * place + index) as u64;
+            let sizes = Sizes { batch: 1, count, channels };
+            let r = &mut Random(seed);
+            let mut case = CloudCase::new(r, dtypes, "mean", sizes, spread, values);
+            case.grid_size = vec![side; 3];
+            case.voxel_size = case.voxel_size.iter().map(|edge| edge / 4.0).collect();
+            case.lengths = None;
+            let shape = [1, channels, (side * side * side) as usize];
+            case.grad = Array::new(r, dtypes[1], &shape, Layout::Dense, |_, at| at as u64 % 0x7c00);
+            let wanted = run_dense(&case, &Host::new(&Serial), 0x3c).unwrap();
+            assert_same(&run_dense(&case, &Gpu::new(device, seed), 0xff).unwrap(), &wanted, &(count, channels));
+        }
+    }
+}
+
+#[test]
 fn large_clouds_that_divide_the_work_otherwise_give_equal_bits() {
     let Some(device) = begin("large_clouds_that_divide_the_work_otherwise_give_equal_bits") else { return };
     let sizes = |batch, count, channels| Sizes { batch, count, channels };
