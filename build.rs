@@ -71,7 +71,8 @@ fn embed_kernels(torch: Option<&Torch>) -> Result<(), String> {
     }
     let nvrtc = nvrtc::find(torch.map(|torch| torch.root.as_path()), &variable)?;
     let only: Vec<u32> = wanted.split(',').filter_map(|number| number.trim().parse().ok()).collect();
-    let images = images::compile(&nvrtc, "kernels".as_ref(), &out, &only)?;
+    let lines = variable("ROBOCACHE_LINE_INFO").is_some();
+    let images = images::compile(&nvrtc, "kernels".as_ref(), &out, &only, lines)?;
     images::write_index(&out, &images)?;
     println!("cargo::rustc-env=ROBOCACHE_NVRTC_VERSION={}", nvrtc.version());
     println!("cargo::rustc-cfg=robocache_cuda");

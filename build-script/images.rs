@@ -31,8 +31,8 @@ pub struct Image {
 const LEVEL: u8 = 9;
 
 /// Compiles `folder/*.cu`, unless an earlier build has done so already; with `only`, for these compute capabilities and no
-/// others.
-pub fn compile(nvrtc: &Nvrtc, folder: &Path, out: &Path, only: &[u32]) -> Result<Vec<Image>, String> {
+/// others; with `lines`, for tools that show the source.
+pub fn compile(nvrtc: &Nvrtc, folder: &Path, out: &Path, only: &[u32], lines: bool) -> Result<Vec<Image>, String> {
     let mut sources = files(folder)?;
     sources.retain(|path| path.extension().is_some_and(|extension| extension == "cu"));
     let (cubins, missing) = cubins(&nvrtc.supported()?);
@@ -45,7 +45,7 @@ pub fn compile(nvrtc: &Nvrtc, folder: &Path, out: &Path, only: &[u32]) -> Result
     }
     let kept = kept(out);
     fs::create_dir_all(&kept).map_err(|error| format!("{}: {error}", kept.display()))?;
-    let options = options(folder, &nvrtc.includes);
+    let options = options(folder, &nvrtc.includes, lines);
     let mut targets: Vec<_> =
         cubins.into_iter().map(|number| ("Sm", "sm", number)).chain([("Compute", "compute", PTX)]).collect();
     if !only.is_empty() {
@@ -118,12 +118,14 @@ fn cubins(supported: &[u32]) -> (Vec<u32>, Vec<u32>) {
     CUBINS.into_iter().partition(|number| supported.contains(number))
 }
 
-fn options(folder: &Path, includes: &[PathBuf]) -> Vec<String> {
+fn options(folder: &Path, includes: &[PathBuf], lines: bool) -> Vec<String> {
     // No contraction: the CPU rounds after each operation, and both must give the same bits.
-    let fixed = ["--fmad=false", "--generate-line-info", "--std=c++17", "--device-as-default-execution-space"];
+    let fixed = ["--fmad=false", "--std=c++17", "--device-as-default-execution-space"];
+    // More than half of an image that has them.
+    let lines = lines.then_some("--generate-line-info");
     let folders = [folder].into_iter().chain(includes.iter().map(PathBuf::as_path));
     let includes = folders.map(|folder| format!("--include-path={}", folder.display()));
-    fixed.into_iter().map(str::to_owned).chain(includes).collect()
+    fixed.into_iter().chain(lines).map(str::to_owned).chain(includes).collect()
 }
 
 /// A number that changes with the file, with any header of the folder that it reaches, and with the compiler, so that an
