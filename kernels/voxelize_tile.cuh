@@ -138,8 +138,8 @@ struct SummedSingly : Summed<V, 1> {
   static constexpr bool PAIRS = false;
 };
 
-// Apart from the kernel that rarely needs it, there it would take registers from what that mostly does, and in little
-// code.
+// A function of its own and in little code: few tiles need it, and inlined it would take registers from what the kernel
+// mostly does.
 template <class V, class Points>
 __device__ __noinline__ void sum_full_tile(VoxelizeRowsParams p, Points from) {
   reduce_tile<V, SummedSingly<V>>(p, from);
