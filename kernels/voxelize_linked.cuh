@@ -161,7 +161,8 @@ __device__ bool sum_linked(
   if (all > LINKED) return false;
   linked.list(all);
   by_parts<V>(p, tile, from.bits, turn_of_block(), [&](const Part<V>& part) {
-    by_access<V, true>(p, [&](auto access) { stage_linked<V, access.CHANNELS, access.WHOLE>(part, linked, all, staged); });
+    by_access<V, true>(
+        p, [&](auto access) { stage_linked<V, access.CHANNELS, access.WHOLE>(part, linked, all, staged); });
     __syncthreads();
     part.write(staged, linked);
     __syncthreads();

@@ -124,7 +124,8 @@ constexpr int WIDE_ROW = 8;
 template <class V, bool PAIRS, class Visit>
 __device__ void by_access(const VoxelizeRowsParams& p, const Visit& visit) {
   const i64* strides = p.features_strides;
-  const u64 each = static_cast<u64>(p.channels | strides[1] | strides[0]) | reinterpret_cast<u64>(p.features) / sizeof(V);
+  const u64 first = reinterpret_cast<u64>(p.features) / sizeof(V);
+  const u64 each = static_cast<u64>(p.channels | strides[1] | strides[0]) | first;
   if (strides[2] == 1 && each % GROUP<V> == 0) visit(Access<GROUP<V>, true>{});
   else if (PAIRS && strides[2] == 1 && each % 2 == 0) visit(Access<PAIRS ? 2 : 1, true>{});
   else if (p.channels >= WIDE_ROW) visit(Access<GROUP<V> < 4 ? GROUP<V> : 4, false>{});

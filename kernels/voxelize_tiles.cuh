@@ -104,7 +104,10 @@ __device__ int walk(const Chunks& p, const Tile& tile, Runs& runs, const Visit& 
 // The same for all points of a tile that may share its list with others.
 template <class Visit>
 __device__ int walk_shared(const Chunks& p, const Tile& tile, Runs& runs, const Visit& visit) {
-  if (threadIdx.x == 0) runs.found = 0;
+  if (p.shared_bits != 0) {
+    if (threadIdx.x == 0) runs.found = 0;
+    __syncthreads();
+  }
   const Tile list{tile.cloud, tile.index >> p.shared_bits};
   const int number = static_cast<int>(tile.index) & ((1 << p.shared_bits) - 1);
   const int all = walk(p, list, runs, [&](int index, int point, int cell) {
@@ -116,7 +119,11 @@ __device__ int walk_shared(const Chunks& p, const Tile& tile, Runs& runs, const 
     }
     visit(index, point, cell);
   });
-  return p.shared_bits != 0 ? runs.found : all;
+  if (p.shared_bits == 0) return all;
+  // All read it before a next walk counts anew.
+  const int found = runs.found;
+  __syncthreads();
+  return found;
 }
 
 }  // namespace robocache

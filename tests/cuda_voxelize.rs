@@ -87,8 +87,8 @@ fn voxels_of_many_points_give_equal_bits() {
 #[test]
 fn points_that_are_linked_give_equal_bits() {
     let Some(device) = begin("points_that_are_linked_give_equal_bits") else { return };
-    // In small clouds and in tiles: voxels of one point, of several, of more than a thread takes, and a full tile; channels
-    // by each access.
+    // In small clouds and in tiles: voxels of one point, of several, of more than a thread takes, and a full tile;
+    // channels by each access.
     let kinds = [(900, 16, Spread::Few), (2000, 16, Spread::Even), (3500, 24, Spread::Few), (3000, 20, Spread::Even)];
     for (place, (count, side, spread)) in kinds.into_iter().enumerate() {
         for (index, channels) in [1, 2, 3, 5, 8, 9, 16, 17].into_iter().enumerate() {
@@ -140,8 +140,10 @@ fn large_clouds_that_divide_the_work_otherwise_give_equal_bits() {
 fn grids_of_many_tiles_give_equal_bits() {
     let Some(device) = begin("grids_of_many_tiles_give_equal_bits") else { return };
     let kinds = [
-        // Tiles that share lists, then so many that a chunk has several rounds of points.
-        (257, "mean", 20_000, Spread::Few),
+        // Tiles that share lists: full ones, with a gradient by tiles, and empty ones; then so many that a chunk has
+        // several rounds of points.
+        (257, "mean", 1_100_000, Spread::Few),
+        (257, "mean", 0, Spread::Even),
         (257, "max", 900, Spread::Even),
         (81, "mean", 20_000, Spread::Few),
         (81, "max", 5_000, Spread::Even),

@@ -280,8 +280,15 @@ def test_full_tiles_of_many_channels() -> None:
 @gpu
 @pytest.mark.parametrize(
     ("points", "side", "channels"),
-    [(4_500_000, 65, 1), (6_000_000, 170, 3), (300_000, 300, 3), (400_000, 513, 1)],
-    ids=["full tiles", "more points than are linked", "tiles that share lists", "more lists than counters"],
+    [(4_500_000, 65, 1), (6_000_000, 170, 3), (300_000, 300, 3), (1_300_000, 258, 2), (0, 300, 1), (400_000, 513, 1)],
+    ids=[
+        "full tiles",
+        "more than are linked",
+        "shared lists",
+        "their gradient",
+        "empty lists",
+        "more lists than counters",
+    ],
 )
 @pytest.mark.parametrize("reduce", ["mean", "max"])
 def test_large_grids(points: int, side: int, channels: int, reduce: str) -> None:
