@@ -12,8 +12,9 @@ using u64 = unsigned long long;
 constexpr int WARP = 32;
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
-// What every kernel begins with: it waits until all that the stream was given before is done and seen, and lets the
-// next kernel come to that point meanwhile. Where launches overlap (src/cuda.rs) this hides what a launch costs.
+// What every kernel begins with before it touches memory: it waits until all that the stream was given before is done
+// and seen, and lets the next kernel come to that point meanwhile. Where launches overlap (src/cuda.rs) this hides what a
+// launch costs, and what a block does before: its share, its shared memory. To begin again is nothing.
 __device__ inline void begin() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");

@@ -155,6 +155,7 @@ __device__ bool sum_linked(
     const VoxelizeRowsParams& p, const Points& from, typename Points::Runs& runs, Linked& linked, V* staged) {
   const Tile tile = tile_of(p.tiles);
   linked.clear();
+  begin();
   const int all = from.walk(tile, runs, [&](int index, int point, int cell) {
     if (cell >= 0 && index < LINKED) linked.add(index, point, cell);
   });

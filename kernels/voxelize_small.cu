@@ -110,6 +110,7 @@ __device__ void small_points(const VoxelizeSmallPointsParams& p) {
   const i64 cells = p.small.clouds.cells;
   counts[threadIdx.x] = int4{0, 0, 0, 0};
   __syncthreads();
+  begin();
   const int bits = p.small.bits;
   Found(p.small).each(tile.cloud, [&](i64, int cell) {
     if (cell < 0 || cell >> bits != tile.index) return;
@@ -152,26 +153,22 @@ __device__ void small_spread(const VoxelizeSmallRowsParams& p) {
 
 extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     voxelize_small_occupancy(const __grid_constant__ VoxelizeSmallPointsParams p) {
-  begin();
   small_points<unsigned char>(p);
 }
 
 extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     voxelize_small_count(const __grid_constant__ VoxelizeSmallPointsParams p) {
-  begin();
   small_points<int>(p);
 }
 
 #define KERNEL(NAME, V, ...)                                                                                           \
   extern "C" __global__ void __launch_bounds__(BLOCK, 4)                                                               \
       voxelize_small_##NAME(const __grid_constant__ VoxelizeSmallRowsParams p) {                                       \
-    begin();                                                                                                           \
     reduce_tile<V, __VA_ARGS__>(p.rows, Found(p.small));                                                               \
   }
 #define TYPE(NAME, V)                                                                                                  \
   extern "C" __global__ void __launch_bounds__(BLOCK, 4)                                                               \
       voxelize_small_link_##NAME(const __grid_constant__ VoxelizeSmallRowsParams p) {                                  \
-    begin();                                                                                                           \
     sum_tile<V>(p.rows, Found(p.small));                                                                               \
   }                                                                                                                    \
   KERNEL(sum_##NAME, V, Summed<V>)                                                                                     \
@@ -179,7 +176,6 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4)
   KERNEL(send_##NAME, V, Picked<V, true>)                                                                              \
   extern "C" __global__ void __launch_bounds__(BLOCK, 4)                                                               \
       voxelize_small_spread_##NAME(const __grid_constant__ VoxelizeSmallRowsParams p) {                                \
-    begin();                                                                                                           \
     small_spread<V>(p);                                                                                                \
   }
 TYPE(f64, double)

@@ -48,6 +48,7 @@ __device__ bool sort_tile(
   reinterpret_cast<int4*>(sorted.ends)[threadIdx.x] = int4{0, 0, 0, 0};
   if (threadIdx.x == 0) sorted.list.clear();
   __syncthreads();
+  begin();
   const auto add = [&](int cell, int number) { return atomicAdd(&sorted.ends[cell], number); };
   const int all = from.walk(tile, unsorted.runs, [&](int index, int point, int cell) {
     count_up(cell, add);
@@ -166,6 +167,7 @@ __device__ void spread_tile(const VoxelizeRowsParams& p, const Points& from) {
   const Tile tile = tile_of(p.tiles);
   reinterpret_cast<int4*>(counts)[threadIdx.x] = int4{0, 0, 0, 0};
   __syncthreads();
+  begin();
   const auto add = [&](int cell, int number) { return atomicAdd(&counts[cell], number); };
   const int all = from.walk(tile, unsorted.runs, [&](int index, int point, int cell) {
     count_up(cell, add);

@@ -82,13 +82,15 @@ __device__ void write_chunk(const VoxelizeTilesParams& p) {
   __shared__ uint4 shared[SHARED_EIGHTS];
   const Tile chunk = tile_of(p.clouds.tiles);
   const i64 start = chunk.index * p.chunks.chunk, row = chunk.cloud * p.clouds.points_count;
-  const i64 left = p.clouds.points_count - start, valid = count_of(p.clouds, chunk.cloud) - start;
+  const i64 left = p.clouds.points_count - start;
   const int here = left < p.chunks.chunk ? static_cast<int>(left) : p.chunks.chunk;
   const int bits = p.chunks.bits + p.chunks.shared_bits, eights = p.chunks.pitch / EIGHT;
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
-  if (chunk.index == 0 && thread == 0) p.cursor[chunk.cloud] = 0;
   for (int at = thread; at < eights; at += threads) shared[at] = uint4{0, 0, 0, 0};
   __syncthreads();
+  begin();
+  if (chunk.index == 0 && thread == 0) p.cursor[chunk.cloud] = 0;
+  const i64 valid = count_of(p.clouds, chunk.cloud) - start;
   unsigned* words = reinterpret_cast<unsigned*>(shared);
   const auto add = [words](int list, int number) { return add_to(words, list, number); };
   const bool whole = row % FOUR == 0;
@@ -176,30 +178,25 @@ struct Written {
 #define TILES(NAME, P)                                                                                                 \
   extern "C" __global__ void __launch_bounds__(WIDE_BLOCK, WIDE_BLOCKS)                                                \
       voxelize_tiles_##NAME(const __grid_constant__ VoxelizeTilesParams p) {                                           \
-    begin();                                                                                                           \
     write_chunk<P, 1>(p);                                                                                              \
   }                                                                                                                    \
   extern "C" __global__ void __launch_bounds__(WIDE_BLOCK, 1)                                                          \
       voxelize_large_tiles_##NAME(const __grid_constant__ VoxelizeTilesParams p) {                                     \
-    begin();                                                                                                           \
     write_chunk<P, MOST_ROUNDS>(p);                                                                                    \
   }
 #define KERNEL(NAME, V, ...)                                                                                           \
   extern "C" __global__ void __launch_bounds__(BLOCK, 4)                                                               \
       voxelize_tile_##NAME(const __grid_constant__ VoxelizeTileRowsParams p) {                                         \
-    begin();                                                                                                           \
     reduce_tile<V, __VA_ARGS__>(p.rows, Written(p));                                                                   \
   }
 #define LINK(NAME, V)                                                                                                  \
   extern "C" __global__ void __launch_bounds__(BLOCK, 4)                                                               \
       voxelize_tile_link_##NAME(const __grid_constant__ VoxelizeTileRowsParams p) {                                    \
-    begin();                                                                                                           \
     sum_tile<V>(p.rows, Written(p));                                                                                   \
   }
 #define SPREAD(NAME, V)                                                                                                \
   extern "C" __global__ void __launch_bounds__(BLOCK, 4)                                                               \
       voxelize_tile_spread_##NAME(const __grid_constant__ VoxelizeTileRowsParams p) {                                  \
-    begin();                                                                                                           \
     spread_tile<V>(p.rows, Written(p));                                                                                \
   }
 #define TYPE(NAME, T)                                                                                                  \
