@@ -2,7 +2,8 @@
 // which rows a target takes is plain from its number, where a point lies is a hash of its bits. What does the work of a
 // case in the same way cannot take less. benches/limits.py runs them.
 //
-// A kernel begins as RoboCache's do: it waits for the launch before it and lets the next one come to that point.
+// A kernel begins as RoboCache's do: it works out its share, waits for the launch before it, and lets the next one come
+// to that point.
 
 using u64 = unsigned long long;
 
@@ -39,49 +40,37 @@ extern "C" __global__ void chase(const __grid_constant__ Chase p) {
   p.output[thread] = static_cast<unsigned>(at);
 }
 
-// A resampling: a block stages source times and its targets, then moves two neighbouring rows for each target.
+// A resampling: a block stages source times and its targets, then moves two neighbouring rows for each target; or it is
+// told which rows.
 struct Stream {
   const uint4* values;       // [batch, samples, vectors]
   const double* times;       // [batch, samples]
+  const int* told;           // [batch, targets]: the first of the two rows; or null
   uint4* output;             // [batch, targets, pitch], from the stream's column on
   int samples, vectors, pitch;
+  unsigned inverse;          // of `vectors`: a division by it is a multiplication
 };
 struct Rows {
   Stream streams[3];
   const double* targets;  // [batch, targets]
-  int count, targets_count, rows, blocks;  // blocks of a row of the batch, each of `rows` targets
+  int targets_count, rows, blocks;  // blocks of a row of the batch, each of `rows` targets
 };
+constexpr int BLOCK = 256;
 constexpr int PIVOTS = 512;
 constexpr int FLIGHT = 4;
-extern "C" __global__ void __launch_bounds__(256) rows(const __grid_constant__ Rows p) {
-  __shared__ double staged[PIVOTS];
-  __shared__ int first_of[128];
-  begin();
-  const unsigned batch = blockIdx.x / p.blocks, first = (blockIdx.x - batch * p.blocks) * p.rows;
-  const Stream& stream = p.streams[blockIdx.y];
-  const int here = p.rows < p.targets_count - static_cast<int>(first) ? p.rows : p.targets_count - static_cast<int>(first);
-  const int step = (stream.samples + PIVOTS - 1) / PIVOTS;
-  double target = 0;
-  if (static_cast<int>(threadIdx.x) < here) target = p.targets[static_cast<u64>(batch) * p.targets_count + first + threadIdx.x];
-  for (int at = threadIdx.x; at * step < stream.samples; at += blockDim.x)
-    staged[at] = stream.times[static_cast<u64>(batch) * stream.samples + at * step];
-  __syncthreads();
-  if (static_cast<int>(threadIdx.x) < here) {
-    // The place depends on what was read, which is never negative.
-    const int place = static_cast<int>(static_cast<u64>(first + threadIdx.x) * (stream.samples - 1) / p.targets_count);
-    double read = target + staged[place / step];
-    if (step > 1) read += stream.times[static_cast<u64>(batch) * stream.samples + place + (read < 0 ? 1 : 0)];
-    first_of[threadIdx.x] = read < 0 ? 0 : place;
-  }
-  __syncthreads();
+__device__ inline void move(
+    const Rows& p, const Stream& stream, unsigned batch, unsigned first, int here, const int* first_of) {
   const uint4* values = stream.values + static_cast<u64>(batch) * stream.samples * stream.vectors;
   uint4* output = stream.output + (static_cast<u64>(batch) * p.targets_count + first) * stream.pitch;
   const int all = here * stream.vectors;
-  for (int base = threadIdx.x; base < all; base += blockDim.x * FLIGHT) {
+  const auto row_of = [&](int item) {
+    return stream.vectors == 1 ? item : static_cast<int>(__umulhi(item, stream.inverse));
+  };
+  for (int base = threadIdx.x; base < all; base += BLOCK * FLIGHT) {
     uint4 left[FLIGHT], right[FLIGHT];
 #pragma unroll
     for (int k = 0; k < FLIGHT; ++k) {
-      const int item = base + k * blockDim.x, row = item / stream.vectors;
+      const int item = base + k * BLOCK, row = row_of(item);
       if (item >= all) continue;
       const uint4* from = values + static_cast<u64>(first_of[row]) * stream.vectors + (item - row * stream.vectors);
       left[k] = __ldg(from);
@@ -89,12 +78,49 @@ extern "C" __global__ void __launch_bounds__(256) rows(const __grid_constant__ R
     }
 #pragma unroll
     for (int k = 0; k < FLIGHT; ++k) {
-      const int item = base + k * blockDim.x, row = item / stream.vectors;
+      const int item = base + k * BLOCK, row = row_of(item);
       if (item >= all) continue;
       output[static_cast<u64>(row) * stream.pitch + (item - row * stream.vectors)] =
           uint4{left[k].x ^ right[k].x, left[k].y ^ right[k].y, left[k].z ^ right[k].z, left[k].w ^ right[k].w};
     }
   }
+}
+extern "C" __global__ void __launch_bounds__(BLOCK) rows(const __grid_constant__ Rows p) {
+  __shared__ double staged[PIVOTS];
+  __shared__ int first_of[BLOCK];
+  const unsigned batch = blockIdx.x / p.blocks, first = (blockIdx.x - batch * p.blocks) * p.rows;
+  const Stream& stream = p.streams[blockIdx.y];
+  const int thread = static_cast<int>(threadIdx.x), left_over = p.targets_count - static_cast<int>(first);
+  const int here = p.rows < left_over ? p.rows : left_over;
+  const int step = (stream.samples + PIVOTS - 1) / PIVOTS;
+  const int place = static_cast<int>(static_cast<u64>(first + thread) * (stream.samples - 1) / p.targets_count);
+  const int pivot = place / step;
+  const double* times = stream.times + static_cast<u64>(batch) * stream.samples;
+  if (here <= 0 || place < 0 || pivot < 0) return;
+  begin();
+  if (stream.told != nullptr) {
+    if (thread < here) first_of[thread] = stream.told[static_cast<u64>(batch) * p.targets_count + first + thread];
+    __syncthreads();
+    return move(p, stream, batch, first, here, first_of);
+  }
+  double target = 0, read[PIVOTS / BLOCK];
+  if (thread < here) target = p.targets[static_cast<u64>(batch) * p.targets_count + first + thread];
+#pragma unroll
+  for (int k = 0; k < PIVOTS / BLOCK; ++k) {
+    const int at = k * BLOCK + thread;
+    read[k] = at * step < stream.samples ? times[at * step] : 0;
+  }
+#pragma unroll
+  for (int k = 0; k < PIVOTS / BLOCK; ++k) staged[k * BLOCK + thread] = read[k];
+  __syncthreads();
+  if (thread < here) {
+    // The place depends on what was read, which is never negative.
+    double found = target + staged[pivot];
+    if (step > 1) found += times[place + (found < 0 ? 1 : 0)];
+    first_of[thread] = found < 0 ? 0 : place;
+  }
+  __syncthreads();
+  move(p, stream, batch, first, here, first_of);
 }
 
 // Zeros, 16 bytes a thread.

@@ -32,7 +32,7 @@ Call = Callable[[], object]
 
 SOURCE = Path(__file__).with_suffix(".cu")
 BLOCK = 256
-ROWS = (4, 8, 16, 32, 64)  # targets of a block that are tried
+ROWS = (4, 8, 16, 32, 64, 128, 256)  # targets of a block that are tried
 VECTOR = 16  # bytes
 COLD_BYTES, MOST_COPIES = 300_000_000, 256
 TRIPS = (1, 2, 3)
@@ -47,8 +47,8 @@ def struct(name: str, **fields: type) -> type[ctypes.Structure]:
 P, U64, U32, I32 = ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_int
 Nothing = struct("Nothing", unused=I32)
 Chase = struct("Chase", numbers=P, output=P, stride=U64, trips=I32)
-Stream = struct("Stream", values=P, times=P, output=P, samples=I32, vectors=I32, pitch=I32)
-Rows = struct("Rows", streams=Stream * 3, targets=P, count=I32, targets_count=I32, rows=I32, blocks=I32)
+Stream = struct("Stream", values=P, times=P, told=P, output=P, samples=I32, vectors=I32, pitch=I32, inverse=U32)
+Rows = struct("Rows", streams=Stream * 3, targets=P, targets_count=I32, rows=I32, blocks=I32)
 Clear = struct("Clear", memory=P, count=U64)
 Scatter = struct("Scatter", points=P, bytes=P, bits=P, cells=U32, points_count=U32)
 Expand = struct("Expand", bits=P, bytes=P, count=U32)
@@ -107,8 +107,22 @@ def copies_of(size: int) -> int:
     return max(3, min(MOST_COPIES, math.ceil(COLD_BYTES / size)))
 
 
-def signal_calls(kernels: Kernels, case: signals.Case, data: list[signals.Inputs], rows: int) -> list[Call]:
-    """The skeleton of a resampling, or of streams side by side: rows are rounded up to whole vectors."""
+def first_rows(inputs: signals.Inputs) -> list[torch.Tensor]:
+    """The first of the two rows of each target, of each stream."""
+    found = []
+    for times in inputs.source_times:
+        right = torch.searchsorted(times, inputs.target_times, right=True)
+        found.append((right - 1).clamp(0, times.size(1) - 2).int())
+    return found
+
+
+def signal_calls(
+    kernels: Kernels, case: signals.Case, data: list[signals.Inputs], rows: int, tell: bool = False
+) -> list[Call]:
+    """The skeleton of a resampling, or of streams side by side: rows are rounded up to whole vectors.
+
+    It takes rows that are evenly apart, or is told the case's own, without a look at its times.
+    """
     vectors = [math.ceil(channels * case.dtype.itemsize / VECTOR) for _, channels in case.streams]
     values = [
         [torch.empty(case.batch, samples, wide * VECTOR, dtype=torch.uint8, device="cuda")
@@ -117,24 +131,27 @@ def signal_calls(kernels: Kernels, case: signals.Case, data: list[signals.Inputs
     ]  # fmt: skip
     pitch, blocks = sum(vectors), math.ceil(case.targets / rows)
 
-    def call(inputs: signals.Inputs, sources: list[torch.Tensor]) -> object:
+    told = [first_rows(inputs) if tell else [] for inputs in data]
+
+    def call(inputs: signals.Inputs, sources: list[torch.Tensor], firsts: list[torch.Tensor]) -> object:
         output = torch.empty(case.batch, case.targets, pitch * VECTOR, dtype=torch.uint8, device="cuda")
         streams, column = [], 0
-        for (samples, _), wide, source, times in zip(case.streams, vectors, sources, inputs.source_times, strict=True):
-            to = output.data_ptr() + column * VECTOR
+        for index, ((samples, _), wide, source) in enumerate(zip(case.streams, vectors, sources, strict=True)):
+            to, times = output.data_ptr() + column * VECTOR, inputs.source_times[index]
+            inverse = 0xFFFFFFFF // wide + 1 if wide > 1 else 0
             streams.append(
                 Stream(values=source.data_ptr(), times=times.data_ptr(), output=to, samples=samples, vectors=wide,
-                       pitch=pitch)
+                       told=firsts[index].data_ptr() if tell else None, pitch=pitch, inverse=inverse)
             )  # fmt: skip
             column += wide
         params = Rows(
-            streams=(Stream * 3)(*streams), targets=inputs.target_times.data_ptr(), count=len(streams),
-            targets_count=case.targets, rows=rows, blocks=blocks,
+            streams=(Stream * 3)(*streams), targets=inputs.target_times.data_ptr(), targets_count=case.targets,
+            rows=rows, blocks=blocks,
         )  # fmt: skip
         kernels.launch("rows", (case.batch * blocks, len(streams)), params)
         return output
 
-    return [lambda i=i, s=s: call(i, s) for i, s in zip(data, values, strict=True)]  # type: ignore[misc]
+    return [lambda i=i, s=s, f=f: call(i, s, f) for i, s, f in zip(data, values, told, strict=True)]  # type: ignore[misc]
 
 
 def by_bytes(kernels: Kernels, case: clouds.Case, data: clouds.Inputs) -> object:
@@ -182,7 +199,10 @@ def by_tiles(kernels: Kernels, case: clouds.Case, data: clouds.Inputs) -> object
 def skeletons(kernels: Kernels, case: signals.Case | clouds.Case, data: list) -> dict[str, list[list[Call]]]:  # type: ignore[type-arg]
     """For each way in which a case can be done, the calls of each choice of blocks; none for what has no skeleton."""
     if isinstance(case, signals.Case):
-        return {"skeleton": [signal_calls(kernels, case, data, rows) for rows in ROWS]}
+        return {
+            "skeleton": [signal_calls(kernels, case, data, rows) for rows in ROWS],
+            "skeleton, told": [signal_calls(kernels, case, data, rows, tell=True) for rows in ROWS],
+        }
     ways = {"occupancy": {"skeleton": by_bytes, "skeleton, bits": by_bits}, "mean": {"skeleton": by_tiles}}
     if case.sparse or case.dtype != torch.float32:
         return {}
