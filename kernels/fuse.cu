@@ -49,6 +49,11 @@ static_assert(sizeof(FuseParams) == 3664, "mirrors ops::fuse::cuda::Params");
 
 namespace {
 
+template <class T>
+constexpr bool IS_ANY = false;
+template <>
+constexpr bool IS_ANY<void> = true;
+
 // The groups of one stream.
 struct StreamGroups {
   const FuseParams& p;
@@ -60,7 +65,8 @@ struct StreamGroups {
   __device__ Mode mode(int group) const { return static_cast<Mode>(p.modes[first + group]); }
 };
 
-template <class V, bool HAS_CURVES>
+// `T` is the type of the times, or void where the parameters say which.
+template <class T, class V, bool HAS_CURVES>
 __device__ void fuse_rows(const FuseParams& p) {
   int index = 0;
   while (index + 1 < p.streams && blockIdx.x >= p.stream[index + 1].first_block) ++index;
@@ -75,35 +81,38 @@ __device__ void fuse_rows(const FuseParams& p) {
     if (s.access == CURVED) {
       const i64 warp = i64{block} * (PLAIN_BLOCK / WARP) + threadIdx.x / WARP;
       Bracket mine;
+      begin();
       if (brackets_of_any(rows, warp, true, &mine)) curved_rows<V, false>(rows, rows.values, groups, warp, mine);
       return;
     }
   }
-  plain_rows_of_any<V, false>(rows, groups, block);
+  if constexpr (IS_ANY<T>) plain_rows_of_any<V, false>(rows, groups, block);
+  else plain_rows<T, V>(rows, groups, block);
 }
 
 }  // namespace
 
 #define KERNEL(NAME, ...)                                                                                     \
   extern "C" __global__ void __launch_bounds__(PLAIN_BLOCK) NAME(const __grid_constant__ FuseParams p) {     \
-    begin();                                                                                                  \
     __VA_ARGS__(p);                                                                                           \
   }
 #define PLAIN_KERNEL(NAME, ...)                                                                               \
   extern "C" __global__ void __launch_bounds__(PLAIN_BLOCK, 3) NAME(const __grid_constant__ FuseParams p) {  \
-    begin();                                                                                                  \
     __VA_ARGS__(p);                                                                                           \
   }
 
-#define FUSE(VALUE, V) PLAIN_KERNEL(fuse_##VALUE, fuse_rows<V, false>)
-#define FUSE_CURVED(VALUE, V) \
-  FUSE(VALUE, V)              \
-  KERNEL(fuse_curved_##VALUE, fuse_rows<V, true>)
-FUSE_CURVED(f64, double)
-FUSE_CURVED(f32, float)
-FUSE_CURVED(f16, __half)
-FUSE_CURVED(bf16, __nv_bfloat16)
-FUSE(b64, Raw<unsigned long long>)
-FUSE(b32, Raw<unsigned>)
-FUSE(b16, Raw<unsigned short>)
-FUSE(b8, Raw<unsigned char>)
+// Of each type of times where numbers are blended: a block waits for its instructions, which are fewer so.
+#define FUSE(VALUE, V)                                                \
+  PLAIN_KERNEL(fuse_f64_##VALUE, fuse_rows<double, V, false>)         \
+  PLAIN_KERNEL(fuse_f32_##VALUE, fuse_rows<float, V, false>)          \
+  PLAIN_KERNEL(fuse_i64_##VALUE, fuse_rows<long long, V, false>)      \
+  KERNEL(fuse_curved_##VALUE, fuse_rows<void, V, true>)
+FUSE(f64, double)
+FUSE(f32, float)
+FUSE(f16, __half)
+FUSE(bf16, __nv_bfloat16)
+#define COPIES(VALUE, V) PLAIN_KERNEL(fuse_##VALUE, fuse_rows<void, V, false>)
+COPIES(b64, Raw<unsigned long long>)
+COPIES(b32, Raw<unsigned>)
+COPIES(b16, Raw<unsigned short>)
+COPIES(b8, Raw<unsigned char>)

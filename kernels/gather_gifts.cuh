@@ -37,7 +37,7 @@ struct Received {
 template <class Compute>
 struct GatherShared {
   u64 pivots[PIVOTS];        // of the target times of one row
-  u64 nearby[MAX_ROWS + 2];  // source times from the sample before the block's to the one after them
+  u64 nearby[PIVOTS];        // source times from the sample before the block's to the one after them
   Gift<Compute> gifts[KEPT_TARGETS];
   union {
     struct {
@@ -76,14 +76,7 @@ struct Nearby {
 // For a time that lies among the neighbours.
 template <Side SIDE, class T>
 __device__ i64 bound(const Nearby<T>& nearby, T time) {
-  int low = 0, length = nearby.size;
-  while (length > 0) {
-    const int half = length / 2;
-    const bool before = counts<SIDE>(nearby.near[low + half], time);
-    low = before ? low + half + 1 : low;
-    length = before ? length - half - 1 : half;
-  }
-  return nearby.first + low;
+  return nearby.first + bound_of_pivots<SIDE>(nearby.near, nearby.size, time);
 }
 
 // The samples around a block's rows, of one row of the batch; by all threads, which must meet before they are read.
@@ -91,8 +84,7 @@ template <class T>
 __device__ Nearby<T> nearby_of(const Samples<T>& samples, i64 sample, int rows, T* near, bool read) {
   const i64 first = sample > 0 ? sample - 1 : 0, wanted = sample + rows + 1 - first, left = samples.count - first;
   const int size = static_cast<int>(left < 0 ? 0 : (left < wanted ? left : wanted));
-  if (read)
-    for (int place = threadIdx.x; place < size; place += PLAIN_BLOCK) near[place] = samples.at(first + place);
+  if (read) read_pivots<PLAIN_BLOCK>(samples, first, size, 0, near);
   return {samples, samples.count, near, first, size};
 }
 
@@ -173,23 +165,17 @@ __device__ Places find_places(
   const i64 first_batch = share.alike ? batch : quotient(share.first, p.times.samples);
   const i64 batches = share.alike ? 1 : quotient(share.first + share.rows - 1, p.times.samples) + 1 - first_batch;
   const Samples<T> samples = samples_of<T>(p.times, batch), row_targets = targets_of<T>(p.times, batch);
-  const auto keep = [&](const auto& times, const auto& around) {
-    if (!real) return;
-    shared.before[mine] = batch * targets + first_from(times, around, sample - 1);
-    shared.at[mine] = batch * targets + first_from(times, around, sample);
-    shared.after[mine] = batch * targets + first_from(times, around, sample + 1);
-  };
-  bool ascend;
+  // Rows of several rows of the batch search in memory, by the same code.
+  Staged<T> staged = {row_targets, row_targets.count, reinterpret_cast<T*>(shared.pivots), NOT_STAGED};
   if (share.alike) {
-    const Staged<T> staged = stage(row_targets, reinterpret_cast<T*>(shared.pivots));
-    const Nearby<T> nearby = nearby_of(
-        samples, share.first - batch * p.times.samples, share.rows, reinterpret_cast<T*>(shared.nearby), true);
-    ascend = __syncthreads_or(disorder_of_rows<T>(p, first_batch, batches)) == 0;
-    if (ascend) keep(staged, nearby);
-  } else {
-    ascend = __syncthreads_or(disorder_of_rows<T>(p, first_batch, batches)) == 0;
-    if (ascend) keep(row_targets, samples);
+    staged = stage<PLAIN_BLOCK>(row_targets, reinterpret_cast<T*>(shared.pivots));
+    nearby_of(samples, share.first - batch * p.times.samples, share.rows, reinterpret_cast<T*>(shared.nearby), true);
   }
+  const bool ascend = __syncthreads_or(disorder_of_rows<T>(p, first_batch, batches)) == 0;
+  i64* const places[] = {shared.before, shared.at, shared.after};
+#pragma unroll 1
+  for (int k = 0; k < 3 && ascend && real; ++k)
+    places[k][mine] = batch * targets + first_from(staged, samples, sample - 1 + k);
   __syncthreads();
   if (!ascend) return {first_batch * targets, batches * targets, false};
   const i64 first = shared.before[0], end = shared.after[share.rows - 1];
@@ -217,33 +203,24 @@ __device__ int keep_places(
     const ResampleBackwardParams& p, const BlockShare& share, GatherShared<Compute>& shared, const Places& places,
     i64 first, int count) {
   const i64 targets = p.times.targets;
-  if (places.ascend) {
-    const i64 sample = share.first - share.batch * p.times.samples;
-    for (int place = threadIdx.x; place < count; place += PLAIN_BLOCK) {
-      const i64 batch = share.alike ? share.batch : quotient(first + place, targets);
-      const Samples<T> samples = samples_of<T>(p.times, batch);
-      const T target = target_of<T>(p.times, batch, first + place - batch * targets);
-      Bracket bracket;
-      if (share.alike) {
-        const Nearby<T> nearby =
-            nearby_of(samples, sample, share.rows, reinterpret_cast<T*>(shared.nearby), false);
-        bracket = bracket_at(nearby, target, bound<UP_TO>(nearby, target), p.times.outside, false);
-      } else {
-        bracket = bracket_at(samples, target, bound<UP_TO>(samples, target), p.times.outside, false);
-      }
-      shared.gifts[place] = gift_of<Compute>(p, bracket);
-    }
-    return count;
-  }
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+  const bool is_near = share.alike && places.ascend;
+  const i64 sample = share.first - share.batch * p.times.samples;
+  T* near = reinterpret_cast<T*>(shared.nearby);
   int kept = 0;
   for (int base = 0; base < count; base += PLAIN_BLOCK) {
     const int at = base + static_cast<int>(threadIdx.x);
-    const i64 place = first + (at < count ? at : 0), batch = quotient(place, targets);
+    const i64 place = first + (at < count ? at : 0), batch = share.alike ? share.batch : quotient(place, targets);
     const Samples<T> samples = samples_of<T>(p.times, batch);
     const T target = target_of<T>(p.times, batch, place - batch * targets);
-    const Bracket bracket =
-        bracket_at(samples, target, bound<UP_TO>(samples, target), p.times.outside, false);
+    Nearby<T> nearby = {samples, samples.count, near, 0, 0};
+    if (is_near) nearby = nearby_of(samples, sample, share.rows, near, false);
+    const i64 before = is_near ? bound<UP_TO>(nearby, target) : bound<UP_TO>(samples, target);
+    const Bracket bracket = bracket_at(nearby, target, before, p.times.outside, false);
+    if (places.ascend) {
+      if (at < count) shared.gifts[at] = gift_of<Compute>(p, bracket);
+      continue;
+    }
     const i64 from = batch * p.times.samples + bracket.left - (share.first - 1);
     const bool touches = at < count && 0 <= from && from <= share.rows;
     const unsigned all = __ballot_sync(ALL_LANES, touches);
@@ -260,7 +237,7 @@ __device__ int keep_places(
     }
     __syncthreads();
   }
-  return kept;
+  return places.ascend ? count : kept;
 }
 
 // As above, whatever the type of the times; compiled once for all widths of vectors.
@@ -279,7 +256,8 @@ template <class T, class Compute>
 __device__ i64 find_gifts(const ResampleBackwardParams& p, const BlockShare& share, GatherShared<Compute>& shared) {
   const i64 sample = share.first - share.batch * p.times.samples;
   const Samples<T> samples = samples_of<T>(p.times, share.batch);
-  const Staged<T> staged = stage(targets_of<T>(p.times, share.batch), reinterpret_cast<T*>(shared.pivots));
+  const Staged<T> staged =
+      stage<PLAIN_BLOCK>(targets_of<T>(p.times, share.batch), reinterpret_cast<T*>(shared.pivots));
   const Nearby<T> nearby = nearby_of(samples, sample, share.rows, reinterpret_cast<T*>(shared.nearby), true);
   if (__syncthreads_or(disorder_of_row<T>(p, share.batch)) != 0) return -1;
   const int last = share.rows + 1;

@@ -180,6 +180,8 @@ template <class T, class V>
 __device__ void backward_rows(const ResampleBackwardParams& p) {
   alignas(16) __shared__ GatherShared<typename Element<V>::Compute> shared;
   const BlockShare share = block_share(p, p.times.samples, blockIdx.x);
+  if (is_nothing(share)) return;
+  begin();
   i64 first = -1;
   if (share.alike && p.times.targets <= MOST_TARGETS) first = find_gifts<T>(p, share, shared);
   if (first < 0) return gather_any<V>(p, share, shared);

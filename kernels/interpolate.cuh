@@ -76,9 +76,9 @@ __device__ inline double since(i64 later, i64 earlier) {
 __device__ inline double since(double later, double earlier) { return later - earlier; }
 __device__ inline double since(float later, float earlier) { return static_cast<double>(later - earlier); }
 
-__device__ inline bool is_infinite(i64) { return false; }
-__device__ inline bool is_infinite(double t) { return t == t && t - t != 0.0; }
-__device__ inline bool is_infinite(float t) { return t == t && t - t != 0.0f; }
+__device__ inline bool is_finite(i64) { return true; }
+__device__ inline bool is_finite(double t) { return (__double2hiint(t) & 0x7ff00000) != 0x7ff00000; }
+__device__ inline bool is_finite(float t) { return (__float_as_int(t) & 0x7f800000) != 0x7f800000; }
 
 // The valid source times of one row.
 template <class T>
@@ -138,47 +138,93 @@ __device__ i64 bound_between(const Samples<T>& samples, T time, i64 low, i64 len
   return low;
 }
 
+// The same in the fewest loads.
+template <Side SIDE, class T>
+__device__ i64 bound_by_halves(const Samples<T>& samples, T time, i64 low, i64 length) {
+  while (length > 0) {
+    const i64 half = length >> 1;
+    const bool passed = counts<SIDE>(samples.at(low + half), time);
+    low = passed ? low + half + 1 : low;
+    length = passed ? length - half - 1 : half;
+  }
+  return low;
+}
+
 template <Side SIDE, class T>
 __device__ i64 bound(const Samples<T>& samples, T time) {
   return bound_between<SIDE>(samples, time, 0, samples.count);
 }
 
-// Source times that a block has read into shared memory: all of a short row, of a long one every 2^shift-th.
+// Times that a block has in shared memory, of which `count` are a row's; those after them come after every time.
 constexpr int PIVOTS = 512;
 
+__device__ inline double after_all(double) { return __longlong_as_double(0x7ff8000000000000ll); }
+__device__ inline float after_all(float) { return __int_as_float(0x7fc00000); }
+__device__ inline i64 after_all(i64) { return 0x7fffffffffffffffll; }
+
+// Reads every 2^shift-th sample from `first` on. All threads of a block, which must meet before the times are read.
+template <int BLOCK, class T>
+__device__ void read_pivots(const Samples<T>& samples, i64 first, int count, int shift, T* pivots) {
+  T read[PIVOTS / BLOCK];
+#pragma unroll
+  for (int k = 0; k < PIVOTS / BLOCK; ++k) {
+    const int pivot = k * BLOCK + static_cast<int>(threadIdx.x);
+    read[k] = after_all(T{});
+    if (pivot < count) read[k] = samples.at(first + (i64{pivot} << shift));
+  }
+#pragma unroll
+  for (int k = 0; k < PIVOTS / BLOCK; ++k) pivots[k * BLOCK + threadIdx.x] = read[k];
+}
+
+// How many of them are up to or before `time`: three steps of loads that wait for nothing but the step before.
+template <Side SIDE, class T>
+__device__ int bound_of_pivots(const T* pivots, int count, T time) {
+  int low = 0;
+#pragma unroll
+  for (int step = PIVOTS / 8; step > 0; step /= 8) {
+    int passed = 0;
+#pragma unroll
+    for (int k = 1; k <= (step > 1 ? 7 : 8); ++k) passed += counts<SIDE>(pivots[low + k * step - 1], time);
+    low += passed * step;
+  }
+  // A time that is the largest of its type passes what comes after every time.
+  return low < count ? low : count;
+}
+static_assert(PIVOTS == 8 * 8 * 8, "three steps");
+
+// A shift of which no row has a pivot.
+constexpr int NOT_STAGED = 62;
+
+// Source times of a block: all of a short row, of a long one the last of every 2^shift.
 template <class T>
 struct Staged {
   Samples<T> samples;
   i64 count;
   const T* pivots;
   int shift;
+  bool crowded = false;  // most threads search: their loads fill the multiprocessor, so the fewer the better
 
   __device__ T at(i64 sample) const { return shift == 0 ? pivots[sample] : samples.at(sample); }
 };
 
 // All threads of the block; they must meet before the pivots are read.
-template <class T>
+template <int BLOCK, class T>
 __device__ Staged<T> stage(const Samples<T>& samples, T* pivots) {
   int shift = 0;
   while (samples.count >> shift > PIVOTS) ++shift;
-  const int pivots_count = static_cast<int>(samples.count >> shift);
-  for (int pivot = threadIdx.x; pivot < pivots_count; pivot += blockDim.x)
-    pivots[pivot] = samples.at((i64{pivot + 1} << shift) - 1);
+  read_pivots<BLOCK>(samples, (i64{1} << shift) - 1, static_cast<int>(samples.count >> shift), shift, pivots);
   return {samples, samples.count, pivots, shift};
 }
 
 template <Side SIDE, class T>
 __device__ i64 bound(const Staged<T>& staged, T time) {
-  int low = 0, length = static_cast<int>(staged.count >> staged.shift);
-  while (length > 0) {
-    const int half = length / 2;
-    const bool before = counts<SIDE>(staged.pivots[low + half], time);
-    low = before ? low + half + 1 : low;
-    length = before ? length - half - 1 : half;
-  }
+  const int count = static_cast<int>(staged.count >> staged.shift);
+  const int low = count > 0 ? bound_of_pivots<SIDE>(staged.pivots, count, time) : 0;
   if (staged.shift == 0) return low;
   const i64 start = i64{low} << staged.shift, rest = staged.count - start, most = (i64{1} << staged.shift) - 1;
-  return bound_between<SIDE>(staged.samples, time, start, rest < most ? rest : most);
+  const i64 length = rest < most ? rest : most;
+  return staged.crowded ? bound_by_halves<SIDE>(staged.samples, time, start, length)
+                        : bound_between<SIDE>(staged.samples, time, start, length);
 }
 
 __device__ inline Bracket between(i64 left, double weight, double rate) {
@@ -214,8 +260,11 @@ __device__ Bracket extended(const Times& samples, T target, i64 end) {
 template <class Times, class T>
 __device__ Bracket bracket_at(const Times& samples, T target, i64 count, int outside, bool spans) {
   const i64 last = samples.count - 1;
-  if (target != target) return filled(last, NOT_A_NUMBER);
-  if (is_infinite(target)) count = target > T(0) ? samples.count : 0;
+  const bool finite = is_finite(target);
+  if (!finite) {
+    if (target != target) return filled(last, NOT_A_NUMBER);
+    count = target > T(0) ? samples.count : 0;
+  }
   if (0 < count && count <= last) {
     const T from = samples.at(count - 1), to = samples.at(count);
     const double span = since(to, from);
@@ -227,7 +276,7 @@ __device__ Bracket bracket_at(const Times& samples, T target, i64 count, int out
     return bracket;
   }
   const i64 end = count == 0 ? 0 : last;
-  if (target == samples.at(end) && !is_infinite(target)) return between(end, 0.0, 0.0);
+  if (target == samples.at(end) && finite) return between(end, 0.0, 0.0);
   if (outside == EXTRAPOLATE) return extended(samples, target, end);
   if (outside == FILL_NAN) return filled(end, NOT_A_NUMBER);
   return outside == FILL_ZERO ? filled(end, ZERO) : between(end, 0.0, 0.0);

@@ -201,11 +201,11 @@ extern "C" __global__ void __launch_bounds__(256) resample_order(const __grid_co
     begin();                                                                                                   \
     __VA_ARGS__(p);                                                                                            \
   }
-// Rows of 64-bit values need more registers than 4 blocks a multiprocessor leave.
+// Rows of 64-bit values need more registers than 4 blocks a multiprocessor leave. Blocks begin when they know their
+// share.
 #define PLAIN_KERNEL(NAME, V, ...)                                                         \
   extern "C" __global__ void __launch_bounds__(PLAIN_BLOCK, sizeof(V) == 8 ? 3 : 4)        \
       NAME(const __grid_constant__ ResampleParams p) {                                     \
-    begin();                                                                               \
     __VA_ARGS__(p);                                                                        \
   }
 
@@ -255,7 +255,6 @@ KERNEL(resample_disorder_i64, ResampleDisorderParams, ORDER_TILE, disorder_rows<
 #define BACKWARD(TIME, T, VALUE, V)                                                         \
   extern "C" __global__ void __launch_bounds__(PLAIN_BLOCK, sizeof(V) == 8 ? 2 : 4)         \
       resample_backward_##TIME##_##VALUE(const __grid_constant__ ResampleBackwardParams p) { \
-    begin();                                                                                \
     backward_rows<T, V>(p);                                                                 \
   }
 #define BACKWARD_ALL(TIME, T)    \

@@ -25,7 +25,7 @@ __device__ bool is_within(float from, float to, const ResampleMaskParams& p) { r
 template <class T>
 __device__ bool covers(const Found<T>& found, const ResampleMaskParams& p) {
   const T target = found.target;
-  if (target != target || is_infinite(target) || found.count == 0) return false;
+  if (!is_finite(target) || found.count == 0) return false;
   const T from = found.samples.at(found.count - 1);
   if (from == target) return true;
   if (found.count == found.samples.count) return false;

@@ -63,4 +63,10 @@ __device__ BlockShare block_share(const Params& p, i64 count, unsigned block) {
   return {(alike ? batch * count : 0) + within, rows, alike, alike ? batch : 0, tile};
 }
 
+// Never true of a share that the plan made. A block that asks before it waits (`begin`) has worked out its share by
+// then: else the compiler puts that off.
+__device__ inline bool is_nothing(const BlockShare& share) {
+  return share.rows <= 0 || share.first < 0 || share.batch < 0;
+}
+
 }  // namespace robocache

@@ -91,16 +91,16 @@ __device__ void find_work(const Rows& p, const BlockShare& share, PlainShared<V>
   const i64 batch = share.alike ? share.batch : quotient(row, p.times.targets);
   const T target = target_of<T>(p.times, batch, row - batch * p.times.targets);
   const Samples<T> samples = samples_of<T>(p.times, batch);
+  // Rows of several rows of the batch search in memory, by the same code.
+  Staged<T> staged = {samples, samples.count, reinterpret_cast<T*>(shared.pivots), NOT_STAGED};
   if (share.alike) {
-    const Staged<T> staged = stage(samples, reinterpret_cast<T*>(shared.pivots));
-    __syncthreads();
-    if (real)
-      shared.work[mine] =
-          work_of<V, SLOPE>(p, bracket_at(staged, target, bound<UP_TO>(staged, target), p.times.outside, false), batch);
-  } else if (real) {
-    const i64 count = bound<UP_TO>(samples, target);
-    shared.work[mine] = work_of<V, SLOPE>(p, bracket_at(samples, target, count, p.times.outside, false), batch);
+    staged = stage<PLAIN_BLOCK>(samples, reinterpret_cast<T*>(shared.pivots));
+    staged.crowded = share.rows > MAX_ROWS / 2;
   }
+  __syncthreads();
+  if (real)
+    shared.work[mine] =
+        work_of<V, SLOPE>(p, bracket_at(staged, target, bound<UP_TO>(staged, target), p.times.outside, false), batch);
   __syncthreads();
 }
 
@@ -189,6 +189,8 @@ template <class T, class V, class Groups>
 __device__ void plain_rows(const Rows& p, const Groups& groups, unsigned block) {
   alignas(16) __shared__ PlainShared<V> shared;
   const BlockShare share = block_share(p, p.times.targets, block);
+  if (is_nothing(share)) return;
+  begin();
   find_work<T, V, false>(p, share, shared);
   move_rows_by<V>(p, share, groups, shared);
 }
@@ -198,6 +200,8 @@ template <class V, bool SLOPE, class Groups>
 __device__ void plain_rows_of_any(const Rows& p, const Groups& groups, unsigned block) {
   alignas(16) __shared__ PlainShared<V> shared;
   const BlockShare share = block_share(p, p.times.targets, block);
+  if (is_nothing(share)) return;
+  begin();
   if (p.time_type == F64_TIMES) find_work<double, V, SLOPE>(p, share, shared);
   else if (p.time_type == F32_TIMES) find_work<float, V, SLOPE>(p, share, shared);
   else find_work<i64, V, SLOPE>(p, share, shared);

@@ -7,15 +7,13 @@ use crate::tensor::DType;
 /// Threads of a block of plain rows: `PLAIN_BLOCK` in the kernels. 8 warps hide each other's loads, and 4 such blocks
 /// fit a multiprocessor of sm_80 to sm_120 at 64 registers a thread.
 pub const PLAIN_BLOCK: u32 = 256;
-/// Vectors of a block: `FLIGHT` in the kernels for each thread.
-const VECTORS: u64 = 4 * PLAIN_BLOCK as u64;
-/// Multiprocessors of an H200; of an A100 108, of a B200 148. Where blocks are fewer they are made smaller.
+/// Vectors of a block: one for each thread at least, and at most so many that what its times cost is little beside them.
+const VECTORS: [u64; 2] = [PLAIN_BLOCK as u64, 48 * PLAIN_BLOCK as u64];
+/// Multiprocessors of an H200; of an A100 108, of a B200 148.
 pub const MULTIPROCESSORS: u64 = 132;
-/// Blocks that are resident at once, at 3 a multiprocessor. A launch of more has blocks of twice the work, which halves
-/// what is spent on source times.
-const RESIDENT: u64 = 3 * MULTIPROCESSORS;
-/// The same of blocks that gather gradients, at 4 a multiprocessor.
-const GATHERS_RESIDENT: u64 = 4 * MULTIPROCESSORS;
+/// Blocks that are resident at once, at 4 a multiprocessor. A launch has as many, or a multiple: with fewer the device
+/// is not full, and what is over runs when the rest is done.
+const RESIDENT: u64 = 4 * MULTIPROCESSORS;
 /// Source rows below which rows of the batch share blocks that gather: such blocks take the general way, which is long.
 const SHORT_GATHER: u64 = 32;
 /// Rows of the batch up to which each has blocks of its own, however little they do: all are resident at once.
@@ -100,43 +98,42 @@ impl Share {
     /// A share of nothing.
     pub const NONE: Share = Share { rows: 1, chunks: 0, tile: 1, tiles: 1, count: 0 };
 
-    /// For blocks: of `batch` rows of `targets` targets of so many vectors; `spread` where they are to be spread over
-    /// the multiprocessors though each has less to do then.
-    pub fn of_blocks(batch: u64, targets: u64, vectors: u64, spread: bool) -> Share {
-        let all = batch.saturating_mul(targets).saturating_mul(vectors);
-        let most = if all / VECTORS > RESIDENT { 2 * VECTORS } else { VECTORS };
-        Share::of_blocks_of(batch, targets, vectors, most, spread, u64::from(PLAIN_BLOCK))
+    /// For blocks of at most `most` vectors, of `batch` rows of `targets` targets of so many vectors.
+    pub fn of_blocks(batch: u64, targets: u64, vectors: u64, most: u64) -> Share {
+        Share::of_blocks_of(batch, targets, vectors, most, u64::from(PLAIN_BLOCK))
     }
 
-    /// For blocks that gather gradients, of `batch` rows of `samples` source rows: they spend longer before they begin,
-    /// so the more of them there are the more each does.
+    /// For the blocks of a launch of its own.
+    pub fn of_plain(batch: u64, targets: u64, vectors: u64) -> Share {
+        let of = |most| Share::of_blocks(batch, targets, vectors, most);
+        of(vectors_of_a_block(batch.saturating_mul(targets).saturating_mul(vectors), RESIDENT, |most| of(most).count))
+    }
+
+    /// For blocks that gather gradients, of `batch` rows of `samples` source rows.
     pub fn of_gather(batch: u64, samples: u64, vectors: u64) -> Share {
-        let all = batch.saturating_mul(samples).saturating_mul(vectors);
-        let waves = (all / VECTORS).div_ceil(GATHERS_RESIDENT).clamp(1, 4).next_power_of_two();
-        Share::of_blocks_of(batch, samples, vectors, waves * VECTORS, true, SHORT_GATHER)
+        let of = |most| Share::of_blocks_of(batch, samples, vectors, most, SHORT_GATHER);
+        of(vectors_of_a_block(batch.saturating_mul(samples).saturating_mul(vectors), RESIDENT, |most| of(most).count))
     }
 
-    /// For blocks of at most that many vectors; rows of a batch with fewer than `short` targets may share blocks.
-    fn of_blocks_of(batch: u64, targets: u64, vectors: u64, most: u64, spread: bool, short: u64) -> Share {
+    /// As `of_blocks`; rows of a batch with fewer than `short` targets may share blocks.
+    fn of_blocks_of(batch: u64, targets: u64, vectors: u64, most: u64, short: u64) -> Share {
         if batch == 0 || targets == 0 || vectors == 0 {
             return Share::NONE;
         }
-        let mut tile = vectors.clamp(1, TILE);
-        let mut rows = (most / tile).clamp(1, u64::from(PLAIN_BLOCK));
-        let few = |rows: u64, tile: u64| {
-            let blocks = batch.saturating_mul(targets).div_ceil(rows).saturating_mul(vectors.div_ceil(tile));
-            spread && rows * tile > u64::from(PLAIN_BLOCK) && blocks < MULTIPROCESSORS
-        };
-        while rows > 1 && few(rows, tile) {
-            rows /= 2;
-        }
-        while few(rows, tile) {
-            tile = tile.div_ceil(2);
-        }
-        let tiles = vectors.div_ceil(tile);
+        let tiles = vectors.div_ceil(TILE.min(most));
+        let tile = vectors.div_ceil(tiles);
+        let rows = (most / tile).clamp(1, u64::from(PLAIN_BLOCK));
         if targets < rows.min(short) && batch > BATCH_OF_BLOCKS {
-            let count = batch.saturating_mul(targets).div_ceil(rows).saturating_mul(tiles);
-            return Share { rows: rows as u32, chunks: 0, tile, tiles, count };
+            // Each thread searches in memory for itself, so these are spread until a warp has one row for each lane.
+            let all = batch.saturating_mul(targets);
+            let rows = rows.min(all.saturating_mul(tiles).div_ceil(RESIDENT).max(u64::from(WARP)));
+            return Share {
+                rows: rows as u32,
+                chunks: 0,
+                tile,
+                tiles,
+                count: all.div_ceil(rows).saturating_mul(tiles),
+            };
         }
         let chunks = targets.div_ceil(rows);
         let rows = targets.div_ceil(chunks);
@@ -160,6 +157,19 @@ impl Share {
         // Kernels divide by the tiles, in warps past the last too.
         Share { rows: rows_per_warp, chunks: 0, tile, tiles: tiles.max(1), count }
     }
+}
+
+/// Vectors of a block, of `all` that a launch has, with which all blocks are resident at once, or as many times as many
+/// as a block's most asks for; `count` says how many blocks of so many vectors there are.
+pub fn vectors_of_a_block(all: u64, resident: u64, count: impl Fn(u64) -> u64) -> u64 {
+    let [least, most] = VECTORS;
+    let blocks = resident.saturating_mul(all.div_ceil(resident.saturating_mul(most)).max(1));
+    let mut vectors = all.div_ceil(blocks).clamp(least, most).next_multiple_of(least);
+    // Rows are whole, so there can be more blocks than their vectors ask for.
+    while vectors < most && count(vectors) > blocks {
+        vectors += least;
+    }
+    vectors
 }
 
 /// The most rows a warp can take while its lanes have work in flight and the device has enough warps.
@@ -236,36 +246,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_block_has_four_vectors_for_each_thread() {
-        let share = Share::of_blocks(32, 250, 32, true);
-        assert_eq!(share, Share { rows: 32, chunks: 8, tile: 32, tiles: 1, count: 256 });
-        let share = Share::of_blocks(256, 500, 64, true);
-        assert_eq!(share, Share { rows: 32, chunks: 16, tile: 64, tiles: 1, count: 4096 }, "large: twice the work");
-        let share = Share::of_blocks(64, 1024, 4, true);
-        assert_eq!(share, Share { rows: 256, chunks: 4, tile: 4, tiles: 1, count: 256 }, "a thread for each row");
-        assert_eq!(Share::of_blocks(8, 128, 16, false).rows, 64, "however few blocks");
+    fn as_many_blocks_as_are_resident_at_once() {
+        let share = Share::of_plain(32, 250, 32);
+        assert_eq!(share, Share { rows: 16, chunks: 16, tile: 32, tiles: 1, count: 512 });
+        let share = Share::of_plain(64, 1024, 4);
+        assert_eq!(share, Share { rows: 128, chunks: 8, tile: 4, tiles: 1, count: 512 });
+        let share = Share::of_plain(256, 500, 64);
+        assert_eq!(share, Share { rows: 125, chunks: 4, tile: 64, tiles: 1, count: 1024 }, "or twice as many");
+        let share = Share::of_plain(8, 128, 16);
+        assert_eq!(share, Share { rows: 16, chunks: 8, tile: 16, tiles: 1, count: 64 }, "a vector for each thread");
+        for batch in [1, 7, 40, 200, 500] {
+            for targets in [300, 1000, 5000] {
+                let share = Share::of_plain(batch, targets, 16);
+                let few = batch * targets * 16 <= RESIDENT * VECTORS[1] / 2;
+                assert!(!few || share.count <= RESIDENT, "{batch} {targets}: {share:?}");
+            }
+        }
     }
 
     #[test]
-    fn a_small_batch_is_spread_over_the_multiprocessors() {
-        let share = Share::of_blocks(8, 128, 16, true);
-        assert_eq!(share, Share { rows: 16, chunks: 8, tile: 16, tiles: 1, count: 64 });
-    }
-
-    #[test]
-    fn blocks_that_gather_do_more_where_there_are_many() {
-        assert_eq!(Share::of_gather(32, 500, 32).rows, 32);
-        assert_eq!(Share::of_gather(256, 1000, 64), Share { rows: 63, chunks: 16, tile: 64, tiles: 1, count: 4096 });
+    fn blocks_that_gather_are_as_many() {
+        assert_eq!(Share::of_gather(32, 500, 32).count, 512);
+        assert_eq!(Share::of_gather(256, 1000, 64).count, 1536);
         assert_eq!((Share::of_gather(4096, 64, 2).chunks, Share::of_gather(4096, 31, 2).chunks), (1, 0));
         assert_eq!(Share::of_gather(4, 8, 1024), Share { rows: 1, chunks: 8, tile: 256, tiles: 4, count: 128 });
     }
 
     #[test]
     fn many_short_rows_share_a_block_and_long_rows_are_cut() {
-        let share = Share::of_blocks(4096, 3, 2, true);
-        assert_eq!(share, Share { rows: 128, chunks: 0, tile: 2, tiles: 1, count: 96 });
-        let share = Share::of_blocks(1, 10, 640 * 480 * 3 / 8, true);
-        assert_eq!((share.rows, share.tile, share.tiles, share.count), (2, 1024, 113, 565));
+        let share = Share::of_plain(4096, 3, 2);
+        assert_eq!(share, Share { rows: 32, chunks: 0, tile: 2, tiles: 1, count: 384 });
+        let share = Share::of_plain(1, 10, 640 * 480 * 3 / 8);
+        assert_eq!((share.rows, share.tile, share.tiles, share.count), (3, 1020, 113, 452));
     }
 
     #[test]
@@ -273,22 +285,20 @@ mod tests {
         for batch in [1, 2, 131, 265, 4096] {
             for targets in [1, 2, 31, 255, 256, 257, 16384] {
                 for vectors in [1, 3, 32, 256, 1023, 1025] {
-                    let share = Share::of_blocks(batch, targets, vectors, true);
+                    let share = Share::of_plain(batch, targets, vectors);
                     let rows = u64::from(share.rows);
                     let of = |all: u64| all.div_ceil(rows) * share.tiles;
                     let count = if share.chunks == 0 { of(batch * targets) } else { batch * of(targets) };
                     assert_eq!(share.count, count, "{batch} {targets} {vectors}");
                     assert!(
-                        rows >= 1
-                            && rows <= u64::from(PLAIN_BLOCK)
-                            && rows * share.tile <= (2 * VECTORS).max(share.tile)
+                        rows >= 1 && rows <= u64::from(PLAIN_BLOCK) && rows * share.tile <= VECTORS[1].max(share.tile)
                     );
                     assert!(share.tile * share.tiles >= vectors && share.tile <= TILE);
                 }
             }
         }
-        assert_eq!(Share::of_blocks(5, 0, 3, true).count, 0);
-        assert_eq!(Share::of_blocks(u64::MAX, u64::MAX, 1, true).count, u64::MAX);
+        assert_eq!(Share::of_plain(5, 0, 3).count, 0);
+        assert_eq!(Share::of_plain(u64::MAX, u64::MAX, 1).count, u64::MAX);
     }
 
     #[test]

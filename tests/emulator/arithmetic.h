@@ -39,6 +39,7 @@ inline double __drcp_rn(double a) { return 1 / a; }
 inline double __dsqrt_rn(double a) { return std::sqrt(a); }
 
 inline int __float_as_int(float value) { return std::bit_cast<int>(value); }
+inline int __double2hiint(double value) { return static_cast<int>(std::bit_cast<unsigned long long>(value) >> 32); }
 inline unsigned __float_as_uint(float value) { return std::bit_cast<unsigned>(value); }
 inline float __int_as_float(int bits) { return std::bit_cast<float>(bits); }
 inline float __uint_as_float(unsigned bits) { return std::bit_cast<float>(bits); }

@@ -139,7 +139,8 @@ fn launch(
 ) -> Result<()> {
     let timeline = &signals[0].timeline;
     let values = signals[0].values.dtype();
-    let case = Case { batch: timeline.batch(), targets: timeline.targets(), values, streams: cases };
+    let times = timeline.source_times.dtype();
+    let case = Case { batch: timeline.batch(), targets: timeline.targets(), values, times, streams: cases };
     let plan = plan::fuse(&case)?;
     let lengths = timeline.source_lengths.as_ref();
     let mut params = Params {

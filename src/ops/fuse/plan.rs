@@ -2,13 +2,21 @@
 
 use crate::error::{Error, Result};
 use crate::launch::{Launch, WARP};
-use crate::ops::rows_plan::{Access, MULTIPROCESSORS, PLAIN_BLOCK, Share, blocks, kernel_name, rows_of};
+use crate::ops::rows_plan::{
+    Access, MULTIPROCESSORS, PLAIN_BLOCK, Share, blocks, kernel_name, rows_of, vectors_of_a_block,
+};
 use crate::tensor::DType;
 
 /// Streams of one launch; more are run by several.
 pub const MAX_STREAMS: usize = 16;
 /// Groups of channels of one launch, over all its streams.
 pub const MAX_GROUPS: usize = 64;
+
+/// Blocks that are resident at once, at 3 a multiprocessor: a block of any type of times needs 80 registers.
+const RESIDENT: u64 = 3 * MULTIPROCESSORS;
+
+/// Rows of a block: a stream of few channels has blocks of many rows, which search as long as the others move.
+const MOST_ROWS: u64 = 128;
 
 /// The numbers of a stream that decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +38,8 @@ pub struct Case<'a> {
     pub targets: usize,
     /// Type of the values.
     pub values: DType,
+    /// Type of the times.
+    pub times: DType,
     /// The streams, as many as one launch takes.
     pub streams: &'a [StreamCase],
 }
@@ -75,27 +85,34 @@ pub fn fitting(streams: &[StreamCase]) -> Result<usize> {
 /// The plan of one launch.
 pub fn fuse(case: &Case) -> Result<Plan> {
     let rows = rows_of("fuse", case.batch, case.targets)?;
-    let of_stream = |stream: &StreamCase, spread: bool| {
+    let vectors = |stream: &StreamCase| stream.across as u64 / stream.access.elements(case.values);
+    let of_stream = |stream: &StreamCase, most: u64| {
         if stream.access == Access::Curved {
             let share = Share::of_warps(rows, stream.across as u64, case.streams.len() as u64);
             return (share, share.count.div_ceil(u64::from(PLAIN_BLOCK / WARP)));
         }
-        let vectors = stream.across as u64 / stream.access.elements(case.values);
-        let share = Share::of_blocks(case.batch as u64, case.targets as u64, vectors, spread);
+        let share = Share::of_blocks(
+            case.batch as u64,
+            case.targets as u64,
+            vectors(stream),
+            most.min(vectors(stream).saturating_mul(MOST_ROWS)),
+        );
         (share, share.count)
     };
-    let all = case.streams.iter().fold(0u64, |all, stream| all.saturating_add(of_stream(stream, false).1));
+    let sum = |of: &dyn Fn(&StreamCase) -> u64| case.streams.iter().map(of).fold(0, u64::saturating_add);
+    let all = sum(&|stream| rows.saturating_mul(vectors(stream)));
+    let most = vectors_of_a_block(all, RESIDENT, |most| sum(&|stream| of_stream(stream, most).1));
     let mut first_block = 0u64;
     let mut streams = [StreamPlan { first_block: 0, share: Share::NONE }; MAX_STREAMS];
     for (plan, stream) in streams.iter_mut().zip(case.streams) {
-        let (share, count) = of_stream(stream, all < MULTIPROCESSORS);
+        let (share, count) = of_stream(stream, most);
         *plan = StreamPlan { first_block, share };
         first_block = first_block.saturating_add(count);
     }
-    let kernel = if case.streams.iter().any(|stream| stream.access == Access::Curved) {
-        kernel_name!(@floats "fuse_curved_", "", case.values)
-    } else {
-        kernel_name!(@values "fuse_", "", case.values)
+    let kernel = match case.streams.iter().any(|stream| stream.access == Access::Curved) {
+        true => kernel_name!(@floats "fuse_curved_", "", case.values),
+        false if case.values.is_floating() => kernel_name!(@floats times "fuse_", "", case.times, case.values),
+        false => kernel_name!(@values "fuse_", "", case.values),
     };
     let grid = [blocks("fuse", first_block, 1)?, 1, 1];
     Ok(Plan { launch: Launch { kernel, grid, block: [PLAIN_BLOCK, 1, 1], shared_bytes: 0 }, streams })
@@ -110,17 +127,17 @@ mod tests {
     }
 
     fn case(streams: &[StreamCase]) -> Case<'_> {
-        Case { batch: 32, targets: 250, values: DType::BF16, streams }
+        Case { batch: 32, targets: 250, values: DType::BF16, times: DType::F64, streams }
     }
 
     #[test]
     fn streams_share_one_launch() {
         let streams = [stream(512, Access::Bytes16), stream(14, Access::Bytes4), stream(6, Access::Bytes4)];
         let plan = fuse(&case(&streams)).unwrap();
-        assert_eq!(plan.launch.kernel, "fuse_bf16");
+        assert_eq!(plan.launch.kernel, "fuse_f64_bf16");
         let firsts: Vec<_> = plan.streams[..4].iter().map(|stream| stream.first_block).collect();
         assert_eq!(firsts, [0, 256, 320, 0]);
-        assert_eq!(plan.launch.grid, [352, 1, 1]);
+        assert_eq!(plan.launch.grid, [384, 1, 1]);
         assert_eq!(plan.streams[0].share, Share { rows: 32, chunks: 8, tile: 64, tiles: 1, count: 256 });
     }
 

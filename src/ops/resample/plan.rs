@@ -137,7 +137,7 @@ fn vectors(case: &Case) -> u64 {
 /// Rows of plain channels, a block at a time.
 fn plain(case: &Case, kernel: &'static str) -> Result<Plan> {
     rows_of(OP, case.batch, case.targets)?;
-    let share = Share::of_blocks(case.batch as u64, case.targets as u64, vectors(case), true);
+    let share = Share::of_plain(case.batch as u64, case.targets as u64, vectors(case));
     let launch =
         Launch { kernel, grid: [blocks(OP, share.count, 1)?, 1, 1], block: [PLAIN_BLOCK, 1, 1], shared_bytes: 0 };
     Ok(Plan { launch, share })
@@ -248,8 +248,8 @@ mod tests {
     #[test]
     fn plain_rows_are_moved_by_blocks() {
         let plan = forward(&BAR).unwrap();
-        let launch = Launch { kernel: "resample_f64_bf16", grid: [256, 1, 1], block: [256, 1, 1], shared_bytes: 0 };
-        assert_eq!(plan, Plan { launch, share: Share { rows: 32, chunks: 8, tile: 32, tiles: 1, count: 256 } });
+        let launch = Launch { kernel: "resample_f64_bf16", grid: [512, 1, 1], block: [256, 1, 1], shared_bytes: 0 };
+        assert_eq!(plan, Plan { launch, share: Share { rows: 16, chunks: 16, tile: 32, tiles: 1, count: 512 } });
         let elements = slope(&BAR).unwrap();
         assert_eq!((elements.launch.kernel, elements.share.tile), ("resample_slope_bf16", 256));
     }
