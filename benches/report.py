@@ -330,7 +330,9 @@ def allowed(record: Record) -> list[str]:
         if OURS not in lines or "skeleton" not in lines:
             continue
         skeletons = {name: line for name, line in lines.items() if name != OURS}
-        best = min(skeletons.values(), key=lambda line: number(line, "median_us"))
+        # One that is told its rows does less than the case asks for.
+        whole = [line for name, line in skeletons.items() if name != "skeleton, told"]
+        best = min(whole, key=lambda line: number(line, "median_us"))
         ratio = number(lines[OURS], "median_us") / number(best, "median_us")
         cells = [cell(skeletons.get(name)) for name in ("skeleton", "skeleton, told", "skeleton, bits")]
         floor = time_of(number(lines[OURS], "floor_us"))
