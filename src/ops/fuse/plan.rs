@@ -12,10 +12,10 @@ pub const MAX_STREAMS: usize = 16;
 /// Groups of channels of one launch, over all its streams.
 pub const MAX_GROUPS: usize = 64;
 
-/// Blocks that are resident at once, at 3 a multiprocessor: a block of any type of times needs 80 registers.
+/// Blocks that are resident at once, at 3 a multiprocessor: a thread needs 80 registers.
 const RESIDENT: u64 = 3 * MULTIPROCESSORS;
 
-/// Rows of a block: a stream of few channels has blocks of many rows, which search as long as the others move.
+/// Rows of a block at most: those of a stream of few channels take longer to find than to move.
 const MOST_ROWS: u64 = 128;
 
 /// The numbers of a stream that decide.
