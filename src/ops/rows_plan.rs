@@ -258,8 +258,9 @@ mod tests {
         assert_eq!(share, Share { rows: 16, chunks: 8, tile: 16, tiles: 1, count: 64 }, "a vector for each thread");
         for batch in [1, 7, 40, 200, 500] {
             for targets in [300, 1000, 5000] {
+                // A block has at most a row for each thread.
                 let share = Share::of_plain(batch, targets, 16);
-                let few = batch * targets * 16 <= RESIDENT * VECTORS[1] / 2;
+                let few = batch * targets <= RESIDENT * u64::from(PLAIN_BLOCK) / 2;
                 assert!(!few || share.count <= RESIDENT, "{batch} {targets}: {share:?}");
             }
         }
