@@ -96,6 +96,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) rows(const __grid_constant__
   const int place = static_cast<int>(static_cast<u64>(first + thread) * (stream.samples - 1) / p.targets_count);
   const int pivot = place / step;
   const double* times = stream.times + static_cast<u64>(batch) * stream.samples;
+  // Never so: a branch, before which the compiler cannot put them off.
   if (here <= 0 || place < 0 || pivot < 0) return;
   begin();
   if (stream.told != nullptr) {
