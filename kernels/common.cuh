@@ -111,58 +111,163 @@ struct alignas(sizeof(V) * N) Vector {
   V at[N];
 };
 
+// Two neighbours widened.
+template <class V>
+__device__ void widen_two(const V* from, typename Element<V>::Compute* to) {
+  to[0] = Element<V>::widen(from[0]);
+  to[1] = Element<V>::widen(from[1]);
+}
+template <>
+__device__ inline void widen_two(const __nv_bfloat16* from, float* to) {
+  unsigned both;
+  memcpy(&both, from, sizeof(both));
+  to[0] = __uint_as_float(both << 16);
+  to[1] = __uint_as_float(both & 0xffff0000u);
+}
+
+// Two neighbours narrowed, in one instruction where there is one.
+template <class V>
+__device__ void narrow_two(typename Element<V>::Compute a, typename Element<V>::Compute b, V* to) {
+  to[0] = Element<V>::narrow(a);
+  to[1] = Element<V>::narrow(b);
+}
+template <>
+__device__ inline void narrow_two(float a, float b, __half* to) {
+  const __half2 two = __floats2half2_rn(a, b);
+  to[0] = __low2half(two);
+  to[1] = __high2half(two);
+}
+template <>
+__device__ inline void narrow_two(float a, float b, __nv_bfloat16* to) {
+  const __nv_bfloat162 two = __floats2bfloat162_rn(a, b);
+  to[0] = __low2bfloat16(two);
+  to[1] = __high2bfloat16(two);
+}
+
+template <class V, int N>
+__device__ void widen_all(const Vector<V, N>& from, typename Element<V>::Compute (&to)[N]) {
+  if constexpr (N % 2 == 0) {
+#pragma unroll
+    for (int n = 0; n < N; n += 2) widen_two(from.at + n, to + n);
+  } else {
+    static_assert(N == 1);
+    to[0] = Element<V>::widen(from.at[0]);
+  }
+}
+
+template <class V, int N>
+__device__ Vector<V, N> narrowed(const typename Element<V>::Compute (&from)[N]) {
+  Vector<V, N> to;
+  if constexpr (N % 2 == 0) {
+#pragma unroll
+    for (int n = 0; n < N; n += 2) narrow_two(from[n], from[n + 1], to.at + n);
+  } else {
+    to.at[0] = Element<V>::narrow(from[0]);
+  }
+  return to;
+}
+
 template <class V>
 constexpr int WIDE = 16 / sizeof(V);
 
-// A vector as it travels: 16 bytes stay four registers until they are used, however small the elements.
-template <class Chunk, bool WHOLE = sizeof(Chunk) == 16>
-struct Packed {
-  Chunk chunk;
-  __device__ void load(const void* from) { chunk = *static_cast<const Chunk*>(from); }
-  __device__ void load_in(const void* from, int) { load(from); }
-  __device__ void store(void* to) const { *static_cast<Chunk*>(to) = chunk; }
-  __device__ void store_in(void* to, int) const { store(to); }
-  __device__ Chunk unpack() const { return chunk; }
-  __device__ void pack(const Chunk& from) { chunk = from; }
+// The word of so many bytes that one access moves.
+template <int BYTES>
+struct WordOf;
+template <>
+struct WordOf<16> {
+  using Type = uint4;
+};
+template <>
+struct WordOf<8> {
+  using Type = uint2;
+};
+template <>
+struct WordOf<4> {
+  using Type = unsigned;
+};
+template <>
+struct WordOf<2> {
+  using Type = unsigned short;
+};
+template <>
+struct WordOf<1> {
+  using Type = unsigned char;
 };
 
+// A store of one access, which is not told to be seen in any order (as `__stwb` and its like are).
+template <class Word>
+__device__ void store_word(Word* to, const Word& word) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(Word) == 16)
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(word.x), "r"(word.y), "r"(word.z),
+                 "r"(word.w)
+                 : "memory");
+  else if constexpr (sizeof(Word) == 8)
+    asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(to), "r"(word.x), "r"(word.y) : "memory");
+  else
+    *to = word;
+#else
+  *to = word;
+#endif
+}
+
+// A vector as it travels: one word from its load to its use and from there to its store, however small the elements.
+// The accesses are spelled out: left to the compiler, a store of a vector becomes one for each element, or for each
+// four bytes, where its elements are made by branches.
 template <class Chunk>
-struct Packed<Chunk, true> {
-  uint4 words;
-  __device__ void load(const void* from) { words = __ldg(static_cast<const uint4*>(from)); }
+struct Packed {
+  using Word = typename WordOf<sizeof(Chunk)>::Type;
+  Word word;
+  __device__ void load(const void* from) { word = __ldg(static_cast<const Word*>(from)); }
+  __device__ void store(void* to) const { store_word(static_cast<Word*>(to), word); }
   // In loads of 16, 8 or 4 bytes, from where no more are aligned.
   __device__ void load_in(const void* from, int bytes) {
-    if (bytes == 16) return load(from);
-    const unsigned* in = static_cast<const unsigned*>(from);
-    if (bytes == 8) {
-      const uint2 low = __ldg(reinterpret_cast<const uint2*>(in)), high = __ldg(reinterpret_cast<const uint2*>(in + 2));
-      words = uint4{low.x, low.y, high.x, high.y};
-      return;
+    if constexpr (sizeof(Chunk) == 16) {
+      if (bytes == 16) return load(from);
+      const unsigned* in = static_cast<const unsigned*>(from);
+      if (bytes == 8) {
+        const uint2 low = __ldg(reinterpret_cast<const uint2*>(in));
+        const uint2 high = __ldg(reinterpret_cast<const uint2*>(in + 2));
+        word = uint4{low.x, low.y, high.x, high.y};
+        return;
+      }
+      word = uint4{__ldg(in), __ldg(in + 1), __ldg(in + 2), __ldg(in + 3)};
+    } else {
+      load(from);
     }
-    words = uint4{__ldg(in), __ldg(in + 1), __ldg(in + 2), __ldg(in + 3)};
   }
-  __device__ void store(void* to) const { *static_cast<uint4*>(to) = words; }
   // In stores of 16, 8 or 4 bytes, to where no more are aligned.
   __device__ void store_in(void* to, int bytes) const {
-    if (bytes == 16) return store(to);
-    unsigned* out = static_cast<unsigned*>(to);
-    if (bytes == 8) {
-      *reinterpret_cast<uint2*>(out) = uint2{words.x, words.y};
-      *reinterpret_cast<uint2*>(out + 2) = uint2{words.z, words.w};
-      return;
+    if constexpr (sizeof(Chunk) == 16) {
+      if (bytes == 16) return store(to);
+      unsigned* out = static_cast<unsigned*>(to);
+      if (bytes == 8) {
+        store_word(reinterpret_cast<uint2*>(out), uint2{word.x, word.y});
+        store_word(reinterpret_cast<uint2*>(out + 2), uint2{word.z, word.w});
+        return;
+      }
+      out[0] = word.x;
+      out[1] = word.y;
+      out[2] = word.z;
+      out[3] = word.w;
+    } else {
+      store(to);
     }
-    out[0] = words.x;
-    out[1] = words.y;
-    out[2] = words.z;
-    out[3] = words.w;
   }
   __device__ Chunk unpack() const {
     Chunk chunk;
-    memcpy(&chunk, &words, sizeof(chunk));
+    memcpy(&chunk, &word, sizeof(chunk));
     return chunk;
   }
-  __device__ void pack(const Chunk& from) { memcpy(&words, &from, sizeof(words)); }
+  __device__ void pack(const Chunk& from) { memcpy(&word, &from, sizeof(word)); }
 };
+
+// What is computed from the value is computed after this; the compiler would do it as soon as it can.
+__device__ inline void not_before(double& value) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("" : "+d"(value)::"memory");
+#endif
+}
 
 // A pointer into a strided tensor, strides in elements.
 template <class V>

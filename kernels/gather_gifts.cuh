@@ -79,13 +79,23 @@ __device__ i64 bound(const Nearby<T>& nearby, T time) {
   return nearby.first + bound_of_pivots<SIDE>(nearby.near, nearby.size, time);
 }
 
-// The samples around a block's rows, of one row of the batch; by all threads, which must meet before they are read.
+// The samples around a block's rows, of one row of the batch, where it has them: one before, and two after.
+struct Around {
+  i64 first;
+  i64 wanted;
+
+  __device__ Around(i64 sample, int rows) : first(sample > 0 ? sample - 1 : 0), wanted(sample + rows + 1 - first) {}
+  // How many of them a row of `count` samples has.
+  __device__ int size(i64 count) const {
+    const i64 left = count - first;
+    return static_cast<int>(left < 0 ? 0 : (left < wanted ? left : wanted));
+  }
+};
+static_assert(MAX_ROWS + 2 <= PIVOTS, "what is around a block");
+
 template <class T>
-__device__ Nearby<T> nearby_of(const Samples<T>& samples, i64 sample, int rows, T* near, bool read) {
-  const i64 first = sample > 0 ? sample - 1 : 0, wanted = sample + rows + 1 - first, left = samples.count - first;
-  const int size = static_cast<int>(left < 0 ? 0 : (left < wanted ? left : wanted));
-  if (read) read_pivots<PLAIN_BLOCK>(samples, first, size, 0, near);
-  return {samples, samples.count, near, first, size};
+__device__ Nearby<T> nearby_of(const Samples<T>& samples, const Around& around, const T* near) {
+  return {samples, samples.count, near, around.first, around.size(samples.count)};
 }
 
 template <class T>
@@ -154,6 +164,31 @@ __device__ Received received_by(const GatherShared<Compute>& shared, unsigned ro
   return {within(shared.before[row]), within(shared.at[row]), within(shared.after[row])};
 }
 
+// What a block reads of the times of its row of the batch: pivots of the targets, and the samples around its rows.
+template <class T>
+struct TimesOfBlock {
+  Around around;
+  int shift;
+  TimesToRead<PLAIN_BLOCK, T> pivots, near;
+
+  __device__ TimesOfBlock(const ResampleBackwardParams& p, const BlockShare& share)
+      : around(share.first - share.batch * p.times.samples, share.rows), shift(shift_of(p.times.targets, share.alike)),
+        pivots(pivots_of<PLAIN_BLOCK>(element<T>(p.times.target_times, share.batch * p.times.target_row),
+                                      p.times.target_step, p.times.targets, shift)),
+        near(element<T>(p.times.source_times, share.batch * p.times.source_row + around.first * p.times.source_step),
+             p.times.source_step, share.alike ? around.size(p.times.samples) : 0) {}
+
+  // All threads, which must meet before the times are used; of `samples` that are valid.
+  template <class Shared>
+  __device__ void read(const ResampleBackwardParams& p, i64 samples, Shared& shared) const {
+    T targets[PIVOTS / PLAIN_BLOCK], sources[PIVOTS / PLAIN_BLOCK];
+    pivots.load(targets);
+    near.load(sources);
+    pivots.keep(targets, static_cast<int>(p.times.targets >> shift), reinterpret_cast<T*>(shared.pivots));
+    near.keep(sources, around.size(samples), reinterpret_cast<T*>(shared.nearby));
+  }
+};
+
 // Finds which places touch which rows of a block.
 template <class T, class Compute>
 __device__ Places find_places(
@@ -166,11 +201,9 @@ __device__ Places find_places(
   const i64 batches = share.alike ? 1 : quotient(share.first + share.rows - 1, p.times.samples) + 1 - first_batch;
   const Samples<T> samples = samples_of<T>(p.times, batch), row_targets = targets_of<T>(p.times, batch);
   // Rows of several rows of the batch search in memory, by the same code.
-  Staged<T> staged = {row_targets, row_targets.count, reinterpret_cast<T*>(shared.pivots), NOT_STAGED};
-  if (share.alike) {
-    staged = stage<PLAIN_BLOCK>(row_targets, reinterpret_cast<T*>(shared.pivots));
-    nearby_of(samples, share.first - batch * p.times.samples, share.rows, reinterpret_cast<T*>(shared.nearby), true);
-  }
+  const TimesOfBlock<T> times(p, share);
+  times.read(p, samples.count, shared);
+  const Staged<T> staged = {row_targets, row_targets.count, reinterpret_cast<T*>(shared.pivots), times.shift};
   const bool ascend = __syncthreads_or(disorder_of_rows<T>(p, first_batch, batches)) == 0;
   i64* const places[] = {shared.before, shared.at, shared.after};
 #pragma unroll 1
@@ -205,8 +238,8 @@ __device__ int keep_places(
   const i64 targets = p.times.targets;
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
   const bool is_near = share.alike && places.ascend;
-  const i64 sample = share.first - share.batch * p.times.samples;
-  T* near = reinterpret_cast<T*>(shared.nearby);
+  const Around around(share.first - share.batch * p.times.samples, share.rows);
+  const T* near = reinterpret_cast<const T*>(shared.nearby);
   int kept = 0;
   for (int base = 0; base < count; base += PLAIN_BLOCK) {
     const int at = base + static_cast<int>(threadIdx.x);
@@ -214,7 +247,7 @@ __device__ int keep_places(
     const Samples<T> samples = samples_of<T>(p.times, batch);
     const T target = target_of<T>(p.times, batch, place - batch * targets);
     Nearby<T> nearby = {samples, samples.count, near, 0, 0};
-    if (is_near) nearby = nearby_of(samples, sample, share.rows, near, false);
+    if (is_near) nearby = nearby_of(samples, around, near);
     const i64 before = is_near ? bound<UP_TO>(nearby, target) : bound<UP_TO>(samples, target);
     const Bracket bracket = bracket_at(nearby, target, before, p.times.outside, false);
     if (places.ascend) {
@@ -250,15 +283,19 @@ __device__ __noinline__ int keep_places_of_any(
   return keep_places<i64>(p, share, shared, places, first, count);
 }
 
-// Finds the gifts of a block's rows of one row of the batch, where its targets ascend and few touch the rows; returns
-// the place of the first among the row's targets, or -1.
+// Begins, and finds the gifts of a block's rows of one row of the batch, where its targets ascend and few touch the
+// rows; returns the place of the first among the row's targets, or -1.
 template <class T, class Compute>
-__device__ i64 find_gifts(const ResampleBackwardParams& p, const BlockShare& share, GatherShared<Compute>& shared) {
+__device__ i64 find_gifts(
+    const ResampleBackwardParams& p, const BlockShare& share, const Vectors& vectors, GatherShared<Compute>& shared) {
   const i64 sample = share.first - share.batch * p.times.samples;
-  const Samples<T> samples = samples_of<T>(p.times, share.batch);
-  const Staged<T> staged =
-      stage<PLAIN_BLOCK>(targets_of<T>(p.times, share.batch), reinterpret_cast<T*>(shared.pivots));
-  const Nearby<T> nearby = nearby_of(samples, sample, share.rows, reinterpret_cast<T*>(shared.nearby), true);
+  const TimesOfBlock<T> times(p, share);
+  if (is_nothing(share, vectors, times.pivots.at[0], times.near.at[0])) return -1;
+  begin();
+  const Samples<T> samples = samples_of<T>(p.times, share.batch), targets = targets_of<T>(p.times, share.batch);
+  times.read(p, samples.count, shared);
+  const Staged<T> staged = {targets, targets.count, reinterpret_cast<T*>(shared.pivots), times.shift};
+  const Nearby<T> nearby = nearby_of(samples, times.around, reinterpret_cast<T*>(shared.nearby));
   if (__syncthreads_or(disorder_of_row<T>(p, share.batch)) != 0) return -1;
   const int last = share.rows + 1;
   for (int at = threadIdx.x; at <= last; at += PLAIN_BLOCK)

@@ -13,35 +13,40 @@ constexpr int EAGER = 4, DEEP = 8;
 template <class V, int N, bool ONE_MODE>
 struct RowSums {
   using Compute = typename Element<V>::Compute;
-  const ResampleBackwardParams& p;
+  using Word = Packed<Vector<V, N>>;
+  const bool slope;
+  const int load_bytes;
+  const i64 step;  // of the gradient, from a target to the next
   Mode mode;
   Compute sums[N] = {};
 
-  __device__ RowSums(const ResampleBackwardParams& params, i64 channel)
-      : p(params), mode(ONE_MODE ? LINEAR : mode_of(params.groups, channel)) {}
+  __device__ RowSums(const ResampleBackwardParams& p, i64 channel)
+      : slope(p.slope != 0), load_bytes(p.load_bytes), step(p.grad.row_step),
+        mode(ONE_MODE ? LINEAR : mode_of(p.groups, channel)) {}
 
   // Adds a gift's part of a target's gradient.
-  __device__ void add(const Gift<Compute>& gift, bool right, const Packed<Vector<V, N>>& packed) {
+  __device__ void add(const Gift<Compute>& gift, bool right, const Word& packed) {
     Compute part = right ? gift.parts[1] : gift.parts[0];
     if constexpr (ONE_MODE) {
       if ((gift.flags >> right & 1) == 0) return;
-    } else if (!part_of(gift.parts[0], gift.flags, mode, p.slope != 0, right, &part)) {
+    } else if (!part_of(gift.parts[0], gift.flags, mode, slope, right, &part)) {
       return;
     }
-    const Vector<V, N> chunk = packed.unpack();
+    Compute wide[N];
+    widen_all(packed.unpack(), wide);
 #pragma unroll
-    for (int n = 0; n < N; ++n) sums[n] = fused(part, Element<V>::widen(chunk.at[n]), sums[n]);
+    for (int n = 0; n < N; ++n) sums[n] = fused(part, wide[n], sums[n]);
   }
 
   // Adds gifts in their order, the loads of COUNT targets together; `grad` is that of the first gift.
   template <int COUNT>
-  __device__ void add_all(const Gift<Compute>* gifts, const V* grad, const Received& received) {
+  __device__ void add_few(const Gift<Compute>* gifts, const V* grad, const Received& received) {
     for (int begin = received.begin; begin < received.end; begin += COUNT) {
-      Packed<Vector<V, N>> packed[COUNT];
+      Word packed[COUNT];
 #pragma unroll
       for (int k = 0; k < COUNT; ++k) {
-        if (begin + k < received.end) packed[k].load_in(grad, p.load_bytes);
-        grad += p.grad.row_step;
+        if (begin + k < received.end) packed[k].load_in(grad, load_bytes);
+        grad += step;
       }
 #pragma unroll
       for (int k = 0; k < COUNT; ++k)
@@ -49,49 +54,51 @@ struct RowSums {
     }
   }
 
-  __device__ void store(i64 row, i64 channel) const {
-    Vector<V, N> out;
+  // The same where most rows have COUNT targets: all are loaded, of those past the last the last, for a load that may
+  // not happen waits for the ones before it.
+  template <int COUNT>
+  __device__ void add_many(const Gift<Compute>* gifts, const V* grad, const Received& received) {
+    for (int begin = received.begin; begin < received.end; begin += COUNT) {
+      Word packed[COUNT];
+      const auto load = [&](int bytes) {
+        const V* at = grad;
 #pragma unroll
-    for (int n = 0; n < N; ++n) out.at[n] = Element<V>::narrow(sums[n]);
-    Packed<Vector<V, N>> packed;
-    packed.pack(out);
-    packed.store(static_cast<V*>(p.output) + row * p.width + channel);
-  }
-};
-
-// The vectors of a block's rows, laid end to end.
-template <int N>
-struct Vectors {
-  unsigned across, total, inverse;
-  i64 first_channel;
-
-  __device__ Vectors(const ResampleBackwardParams& p, const BlockShare& share) {
-    const i64 first = share.tile * p.tile, vectors = (p.last - p.first) / N - first;
-    first_channel = p.first + first * N;
-    across = static_cast<unsigned>(vectors < p.tile ? vectors : p.tile);
-    total = across * static_cast<unsigned>(share.rows);
-    inverse = 0xffffffffu / across + 1;  // as in move_rows
+        for (int k = 0; k < COUNT; ++k) {
+          packed[k].load_in(at, bytes);
+          at += begin + k + 1 < received.end ? step : 0;
+        }
+      };
+      if (sizeof(Word) < 16 || load_bytes == 16) load(16);
+      else if (load_bytes == 8) load(8);
+      else load(4);
+      grad += COUNT * step;
+#pragma unroll
+      for (int k = 0; k < COUNT; ++k)
+        if (begin + k < received.end) add(gifts[begin + k], begin + k < received.middle, packed[k]);
+    }
   }
 
-  __device__ unsigned row(unsigned item) const { return across == 1 ? item : __umulhi(item, inverse); }
-  __device__ i64 channel(unsigned item) const { return first_channel + (item - row(item) * across) * N; }
+  __device__ void store(V* to) const {
+    Word packed;
+    packed.pack(narrowed<V>(sums));
+    packed.store(to);
+  }
 };
 
 // Gathers from gifts that are all kept, of one row of the batch. Threads: thread t takes the vectors t, t + 256, ...
 template <class V, int N, bool ONE_MODE>
 __device__ void gather_kept(
-    const ResampleBackwardParams& p, const BlockShare& share, const GatherShared<typename Element<V>::Compute>& shared,
-    i64 first) {
-  const Vectors<N> vectors(p, share);
+    const ResampleBackwardParams& p, const BlockShare& share, const Vectors& vectors,
+    const GatherShared<typename Element<V>::Compute>& shared, i64 first) {
   const V* all = element<V>(p.grad.data, share.batch * p.grad.batch_step + first * p.grad.row_step);
   for (unsigned item = threadIdx.x; item < vectors.total; item += PLAIN_BLOCK) {
-    const i64 channel = vectors.channel(item);
+    const i64 channel = vectors.channel<N>(item);
     const int* begins = shared.begins + vectors.row(item);
     const Received received = {begins[0], begins[1], begins[2]};
     RowSums<V, N, ONE_MODE> sums(p, channel);
-    sums.template add_all<EAGER>(
+    sums.template add_few<EAGER>(
         shared.gifts, all + channel * p.grad.channel_step + received.begin * p.grad.row_step, received);
-    sums.store(share.first + vectors.row(item), channel);
+    sums.store(static_cast<V*>(p.output) + (share.first + vectors.row(item)) * p.width + channel);
   }
 }
 
@@ -101,12 +108,12 @@ template <class V, int N, bool ONE_MODE>
 __device__ void gather_by_parts(
     const ResampleBackwardParams& p, const BlockShare& share, GatherShared<typename Element<V>::Compute>& shared,
     const Places& places) {
-  const Vectors<N> vectors(p, share);
+  const Vectors vectors(p, share, N);
   int kept = -1;
   for (unsigned base = 0; base < vectors.total; base += PLAIN_BLOCK) {
     const bool real = base + threadIdx.x < vectors.total;
     const unsigned item = real ? base + threadIdx.x : 0, row = vectors.row(item);
-    const i64 channel = vectors.channel(item);
+    const i64 channel = vectors.channel<N>(item);
     const i64 batch = share.alike ? share.batch : quotient(share.first + row, p.times.samples);
     const i64 offset = batch * p.grad.batch_step + (places.first - batch * p.times.targets) * p.grad.row_step;
     const V* all = element<V>(p.grad.data, offset + channel * p.grad.channel_step);
@@ -126,7 +133,7 @@ __device__ void gather_by_parts(
         const V* grad = all + part * p.grad.row_step;
         if (places.ascend) {
           const Received received = received_by(shared, row, places.first + part, count);
-          sums.template add_all<DEEP>(shared.gifts, grad + received.begin * p.grad.row_step, received);
+          sums.template add_many<DEEP>(shared.gifts, grad + received.begin * p.grad.row_step, received);
           continue;
         }
         for (int at = none ? kept : 0; at < kept; ++at) {
@@ -138,7 +145,7 @@ __device__ void gather_by_parts(
         }
       }
     }
-    if (real) sums.store(share.first + row, channel);
+    if (real) sums.store(static_cast<V*>(p.output) + (share.first + row) * p.width + channel);
   }
 }
 
@@ -180,13 +187,13 @@ template <class T, class V>
 __device__ void backward_rows(const ResampleBackwardParams& p) {
   alignas(16) __shared__ GatherShared<typename Element<V>::Compute> shared;
   const BlockShare share = block_share(p, p.times.samples, blockIdx.x);
-  if (is_nothing(share)) return;
-  begin();
+  const Vectors vectors(p, share, elements_of<V>(p.access));
   i64 first = -1;
-  if (share.alike && p.times.targets <= MOST_TARGETS) first = find_gifts<T>(p, share, shared);
+  if (share.alike && p.times.targets <= MOST_TARGETS) first = find_gifts<T>(p, share, vectors, shared);
+  begin();
   if (first < 0) return gather_any<V>(p, share, shared);
   by_access<V>(p, [&](auto width) {
-    gather_kept<V, decltype(width)::CHANNELS, decltype(width)::ONE_MODE>(p, share, shared, first);
+    gather_kept<V, decltype(width)::CHANNELS, decltype(width)::ONE_MODE>(p, share, vectors, shared, first);
   });
 }
 

@@ -90,8 +90,8 @@ struct Samples {
   __device__ T at(i64 sample) const { return __ldg(first + sample * step); }
 };
 
-template <class T>
-__device__ Samples<T> samples_of(const Timeline& times, i64 row) {
+// How many source times of a row are valid.
+__device__ inline i64 count_of(const Timeline& times, i64 row) {
   i64 count = times.samples;
   if (times.source_lengths != nullptr) {
     const i64 offset = row * times.lengths_step;
@@ -99,7 +99,12 @@ __device__ Samples<T> samples_of(const Timeline& times, i64 row) {
                                                 : *element<i64>(times.source_lengths, offset);
     count = stated < 1 ? 1 : (stated < count ? stated : count);
   }
-  return {element<T>(times.source_times, row * times.source_row), times.source_step, count};
+  return count;
+}
+
+template <class T>
+__device__ Samples<T> samples_of(const Timeline& times, i64 row) {
+  return {element<T>(times.source_times, row * times.source_row), times.source_step, count_of(times, row)};
 }
 
 __device__ inline i64 quotient(i64 a, i64 b) {
@@ -121,17 +126,22 @@ __device__ bool counts(T sample, T time) {
 }
 
 // Samples up to or before `time`, found by one thread, of which at least `low` and at most `low + length` are: in steps
-// of 8 that wait for one load, where halving three times waits for three.
+// of 8 that wait for one load, where halving three times waits for three. No load depends on a branch: one that may not
+// happen makes the compiler wait for those before it.
 template <Side SIDE, class T>
 __device__ i64 bound_between(const Samples<T>& samples, T time, i64 low, i64 length) {
+  constexpr int PARTS = 8;
   while (length > 0) {
-    const i64 step = (length + 7) / 8;
+    const i64 step = (length + PARTS - 1) / PARTS;
+    T read[PARTS];
+#pragma unroll
+    for (int k = 0; k < PARTS; ++k) {
+      const i64 pivot = (k + 1) * step - 1;
+      read[k] = samples.at(low + (pivot < length ? pivot : length - 1));
+    }
     int passed = 0;
 #pragma unroll
-    for (int k = 1; k <= 8; ++k) {
-      const i64 pivot = k * step - 1;
-      passed += pivot < length && counts<SIDE>(samples.at(low + pivot), time);
-    }
+    for (int k = 0; k < PARTS; ++k) passed += (k + 1) * step <= length && counts<SIDE>(read[k], time);
     low += passed * step;
     length = length - passed * step < step ? length - passed * step : step - 1;
   }
@@ -162,31 +172,28 @@ __device__ inline double after_all(double) { return __longlong_as_double(0x7ff80
 __device__ inline float after_all(float) { return __int_as_float(0x7fc00000); }
 __device__ inline i64 after_all(i64) { return 0x7fffffffffffffffll; }
 
-// Reads every 2^shift-th sample from `first` on. All threads of a block, which must meet before the times are read.
-template <int BLOCK, class T>
-__device__ void read_pivots(const Samples<T>& samples, i64 first, int count, int shift, T* pivots) {
-  T read[PIVOTS / BLOCK];
+// How many of seven times, `apart` from each other, are up to or before `time`: all are loaded at once, and the answers
+// of those that halving looks at are put together.
+template <Side SIDE, class T>
+__device__ int bound_of_seven(const T* times, int apart, T time, bool* all) {
+  bool c[8];
 #pragma unroll
-  for (int k = 0; k < PIVOTS / BLOCK; ++k) {
-    const int pivot = k * BLOCK + static_cast<int>(threadIdx.x);
-    read[k] = after_all(T{});
-    if (pivot < count) read[k] = samples.at(first + (i64{pivot} << shift));
-  }
-#pragma unroll
-  for (int k = 0; k < PIVOTS / BLOCK; ++k) pivots[k * BLOCK + threadIdx.x] = read[k];
+  for (int k = 1; k < 8; ++k) c[k] = counts<SIDE>(times[k * apart - 1], time);
+  const bool four = c[4], two = four ? c[6] : c[2];
+  const bool one = two ? (four ? c[7] : c[3]) : (four ? c[5] : c[1]);
+  *all = four && two && one;
+  return (four ? 4 : 0) + (two ? 2 : 0) + (one ? 1 : 0);
 }
 
 // How many of them are up to or before `time`: three steps of loads that wait for nothing but the step before.
 template <Side SIDE, class T>
 __device__ int bound_of_pivots(const T* pivots, int count, T time) {
-  int low = 0;
-#pragma unroll
-  for (int step = PIVOTS / 8; step > 0; step /= 8) {
-    int passed = 0;
-#pragma unroll
-    for (int k = 1; k <= (step > 1 ? 7 : 8); ++k) passed += counts<SIDE>(pivots[low + k * step - 1], time);
-    low += passed * step;
-  }
+  bool all;
+  int low = bound_of_seven<SIDE>(pivots, 64, time, &all) * 64;
+  low += bound_of_seven<SIDE>(pivots + low, 8, time, &all) * 8;
+  const bool eighth = counts<SIDE>(pivots[low + 7], time);
+  low += bound_of_seven<SIDE>(pivots + low, 1, time, &all);
+  low += all && eighth ? 1 : 0;
   // A time that is the largest of its type passes what comes after every time.
   return low < count ? low : count;
 }
@@ -207,13 +214,49 @@ struct Staged {
   __device__ T at(i64 sample) const { return shift == 0 ? pivots[sample] : samples.at(sample); }
 };
 
-// All threads of the block; they must meet before the pivots are read.
+// The times that a thread of a block reads for all of it. Where they are is known before the block waits, and before it
+// knows how many of them are valid.
 template <int BLOCK, class T>
-__device__ Staged<T> stage(const Samples<T>& samples, T* pivots) {
+struct TimesToRead {
+  static constexpr int EACH = PIVOTS / BLOCK;
+  const T* at[EACH];
+  i64 most;
+
+  // Times that lie `apart` from `first` on, at most PIVOTS.
+  __device__ TimesToRead(const T* first, i64 apart, i64 count) : most(count) {
+#pragma unroll
+    for (int k = 0; k < EACH; ++k) at[k] = first + (k * BLOCK + static_cast<int>(threadIdx.x)) * apart;
+  }
+
+  __device__ void load(T (&times)[EACH]) const {
+#pragma unroll
+    for (int k = 0; k < EACH; ++k) {
+      times[k] = after_all(T{});
+      if (k * BLOCK + static_cast<int>(threadIdx.x) < most) times[k] = __ldg(at[k]);
+    }
+  }
+
+  // Of which `count` are valid.
+  __device__ void keep(const T (&times)[EACH], int count, T* shared) const {
+#pragma unroll
+    for (int k = 0; k < EACH; ++k) {
+      const int place = k * BLOCK + static_cast<int>(threadIdx.x);
+      shared[place] = place < count ? times[k] : after_all(T{});
+    }
+  }
+};
+
+// Of a short row all samples are pivots, of a long one the last of every 2^shift; of one that is not `staged`, none.
+__device__ inline int shift_of(i64 samples, bool staged) {
   int shift = 0;
-  while (samples.count >> shift > PIVOTS) ++shift;
-  read_pivots<BLOCK>(samples, (i64{1} << shift) - 1, static_cast<int>(samples.count >> shift), shift, pivots);
-  return {samples, samples.count, pivots, shift};
+  while (samples >> shift > PIVOTS) ++shift;
+  return staged ? shift : NOT_STAGED;
+}
+
+template <int BLOCK, class T>
+__device__ TimesToRead<BLOCK, T> pivots_of(const T* first, i64 step, i64 samples, int shift) {
+  const i64 apart = step << (shift == NOT_STAGED ? 0 : shift);
+  return {first + apart - step, apart, samples >> shift};
 }
 
 template <Side SIDE, class T>
@@ -225,6 +268,27 @@ __device__ i64 bound(const Staged<T>& staged, T time) {
   const i64 length = rest < most ? rest : most;
   return staged.crowded ? bound_by_halves<SIDE>(staged.samples, time, start, length)
                         : bound_between<SIDE>(staged.samples, time, start, length);
+}
+
+// Where a time falls among a row's samples: how many are at or before it, and where it lies between two, those.
+template <class T>
+struct Place {
+  i64 count;
+  T from, to;
+  bool inside;
+};
+
+template <class T>
+__device__ Place<T> place_of(const Staged<T>& staged, T time) {
+  const bool finite = is_finite(time);
+  if (staged.shift == 0) {
+    const int count = bound_of_pivots<UP_TO>(staged.pivots, static_cast<int>(staged.count), time);
+    const T from = staged.pivots[count > 0 ? count - 1 : 0], to = staged.pivots[count < PIVOTS ? count : PIVOTS - 1];
+    return {count, from, to, finite && 0 < count && count < static_cast<int>(staged.count)};
+  }
+  const i64 count = bound<UP_TO>(staged, time);
+  const bool inside = finite && 0 < count && count < staged.count;
+  return {count, staged.samples.at(inside ? count - 1 : 0), staged.samples.at(inside ? count : 0), inside};
 }
 
 __device__ inline Bracket between(i64 left, double weight, double rate) {

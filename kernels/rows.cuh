@@ -63,10 +63,38 @@ __device__ BlockShare block_share(const Params& p, i64 count, unsigned block) {
   return {(alike ? batch * count : 0) + within, rows, alike, alike ? batch : 0, tile};
 }
 
-// Never true of a share that the plan made. A block that asks before it waits (`begin`) has worked out its share by
-// then: else the compiler puts that off.
-__device__ inline bool is_nothing(const BlockShare& share) {
-  return share.rows <= 0 || share.first < 0 || share.batch < 0;
+// The vectors of a block's rows, laid end to end.
+struct Vectors {
+  unsigned across;    // of a row
+  unsigned inverse;   // item / across is a multiplication: exact, as items are below 2^18 and across is at most 2^10
+  unsigned rows, total;
+  i64 first_channel;  // of all channels
+
+  // Of so many channels each.
+  template <class Params>
+  __device__ Vectors(const Params& p, const BlockShare& share, int channels) {
+    const i64 first = share.tile * p.tile, left = (p.last - p.first) / channels - first;
+    across = static_cast<unsigned>(left < p.tile ? left : p.tile);
+    inverse = 0x7fffffffu / across + 1;
+    rows = static_cast<unsigned>(share.rows);
+    total = across * rows;
+    first_channel = p.first + first * channels;
+  }
+
+  __device__ unsigned row(unsigned item) const { return __umulhi(2 * item, inverse); }
+  // The channels of an item from its row's first on.
+  template <int N>
+  __device__ i64 channel(unsigned item) const {
+    return first_channel + (item - row(item) * across) * N;
+  }
+};
+
+// Never true of a share that the plan made, nor of the addresses of its data. A block that asks before it waits
+// (`begin`) has worked out all of it by then: else the compiler puts that off, which takes as long as a trip to memory.
+template <class... Pointers>
+__device__ bool is_nothing(const BlockShare& share, const Vectors& vectors, const Pointers*... addresses) {
+  return share.rows <= 0 || share.first < 0 || share.batch < 0 || vectors.inverse == 0 ||
+         (... || (addresses == nullptr));
 }
 
 }  // namespace robocache

@@ -1,25 +1,31 @@
 // Rows whose channels are copied or lie on lines, a block's share of the work at a time.
 //
 // A block reads some of the source times of its row of the batch into shared memory, a thread finds the bracket of a
-// target among them, and all threads then move the channels of the block's rows.
+// target among them, and all threads then move the channels of the block's rows. What a block does once is the most of
+// what a small call takes, and there every instruction counts, for it is fetched first: addresses are worked out before
+// the launch before has ended, weights are divided while the rows are on their way.
 #pragma once
 
 #include "rows.cuh"
 
 namespace robocache {
 
-// One element of the result from its two samples; `weight` is the bracket's, in the compute type.
-template <class V, bool SLOPE>
-__device__ V blend(V a, V b, typename Element<V>::Compute weight) {
-  using E = Element<V>;
-  const auto left = E::widen(a), right = E::widen(b);
-  return E::narrow(SLOPE ? (right - left) * weight : fused(weight, right - left, left));
+// A vector of the result from its two samples; `weight` is the bracket's, in the compute type.
+template <bool SLOPE, class V, int N>
+__device__ Vector<V, N> blend(const Vector<V, N>& a, const Vector<V, N>& b, typename Element<V>::Compute weight) {
+  typename Element<V>::Compute left[N], right[N];
+  widen_all(a, left);
+  widen_all(b, right);
+#pragma unroll
+  for (int n = 0; n < N; ++n)
+    left[n] = SLOPE ? (right[n] - left[n]) * weight : fused(weight, right[n] - left[n], left[n]);
+  return narrowed<V>(left);
 }
 
 // What a thread finds out about a row for all the block: where its bracket lies and how its channels are made.
 template <class Compute>
-struct RowWork {
-  i64 source;  // offset of channel 0 of sample `left`, or where all channels are of one mode, of the first one read
+struct alignas(16) RowWork {
+  u64 source;  // address of channel 0 of sample `left`, or where all channels are of one mode, of the first one read
   Compute weight;
   unsigned flags;  // Flags, or where all channels are of one mode, their Pick
 };
@@ -37,7 +43,8 @@ enum Pick : unsigned {
   ZEROS = IS_ZERO,
   NANS = IS_NAN,
   BOTH = BLENDS,  // the sample after the first one read is blended in
-  SHIFTED = 32    // the first sample read is `left + 1`
+  SHIFTED = 32,   // the first sample read is `left + 1`
+  LATE = 64       // the row's weight is not divided yet
 };
 
 // What modes can make of a bracket, as bits.
@@ -63,44 +70,98 @@ __device__ unsigned pick(unsigned flags, int mode) {
   return (flags & (IS_ZERO | IS_NAN)) | both | (copies_right(flags, mode) ? SHIFTED : 0u);
 }
 
+// `values`: channel 0 of sample 0 of the bracket's row of the batch.
 template <class V, bool SLOPE>
-__device__ RowWork<typename Element<V>::Compute> work_of(const Rows& p, const Bracket& bracket, i64 batch) {
+__device__ RowWork<typename Element<V>::Compute> work_of(const Rows& p, const Bracket& bracket, const V* values) {
   using Compute = typename Element<V>::Compute;
-  const i64 source = batch * p.values.batch_step + bracket.left * p.values.row_step;
+  const V* source = values + bracket.left * p.values.row_step;
   const Compute weight = static_cast<Compute>(SLOPE ? bracket.rate : bracket.weight);
-  const unsigned flags = flags_of<Compute, SLOPE>(bracket);
+  unsigned flags = flags_of<Compute, SLOPE>(bracket);
   // Channels of one mode are made alike: the row's pick, once.
-  if (SLOPE || p.mode < 0) return {source, weight, flags};
-  const unsigned all = pick<V, SLOPE>(flags, p.mode);
-  return {source + ((all & SHIFTED) != 0 ? p.values.row_step : 0), weight, all};
+  if (!SLOPE && p.mode >= 0) {
+    flags = pick<V, SLOPE>(flags, p.mode);
+    if ((flags & SHIFTED) != 0) source += p.values.row_step;
+  }
+  return {reinterpret_cast<u64>(source), weight, flags};
 }
+
+// A weight before it is divided: the rows are read meanwhile.
+struct alignas(16) Late {
+  double distance, span;
+};
 
 // What a block of plain rows keeps in shared memory.
 template <class V>
 struct PlainShared {
   u64 pivots[PIVOTS];
+  Late late[MAX_ROWS];
   RowWork<typename Element<V>::Compute> work[MAX_ROWS];
 };
 
-// Finds the brackets of a block's rows; after it the threads may read `shared.work`.
+// Where the vectors of a block go, which it knows before it waits.
+template <class V>
+struct Targets : Vectors {
+  V* output;  // the first channel of the block's first row
+
+  __device__ Targets(const Rows& p, const BlockShare& share, int channels) : Vectors(p, share, channels) {
+    output = static_cast<V*>(p.output) + share.first * p.width + p.column + first_channel;
+  }
+};
+
+// Elements of a vector of an access.
+template <class V>
+__device__ int elements_of(int access) {
+  return access == BY_ELEMENT ? 1 : (2 << access) / static_cast<int>(sizeof(V));
+}
+
+// Begins, and finds the brackets of a block's rows; after it the threads may read `shared.work`, but for weights that
+// are late.
 template <class T, class V, bool SLOPE>
-__device__ void find_work(const Rows& p, const BlockShare& share, PlainShared<V>& shared) {
+__device__ void find_work(const Rows& p, const BlockShare& share, const Targets<V>& vectors, PlainShared<V>& shared) {
   const int mine = static_cast<int>(threadIdx.x);
   const bool real = mine < share.rows;
   const i64 row = share.first + (real ? mine : 0);
   const i64 batch = share.alike ? share.batch : quotient(row, p.times.targets);
-  const T target = target_of<T>(p.times, batch, row - batch * p.times.targets);
-  const Samples<T> samples = samples_of<T>(p.times, batch);
+  const i64 place_of_target = batch * p.times.target_row + (row - batch * p.times.targets) * p.times.target_step;
+  const T* target_at = element<T>(p.times.target_times, place_of_target);
+  const T* times = element<T>(p.times.source_times, batch * p.times.source_row);
+  const V* values = element<V>(p.values.data, batch * p.values.batch_step);
   // Rows of several rows of the batch search in memory, by the same code.
-  Staged<T> staged = {samples, samples.count, reinterpret_cast<T*>(shared.pivots), NOT_STAGED};
-  if (share.alike) {
-    staged = stage<PLAIN_BLOCK>(samples, reinterpret_cast<T*>(shared.pivots));
-    staged.crowded = share.rows > MAX_ROWS / 2;
+  const int shift = shift_of(p.times.samples, share.alike);
+  const auto to_read = pivots_of<PLAIN_BLOCK>(times, p.times.source_step, p.times.samples, shift);
+  if (is_nothing(share, vectors, target_at, values, to_read.at[0], vectors.output)) return;
+  begin();
+  T read[PIVOTS / PLAIN_BLOCK];
+  to_read.load(read);
+  const T target = __ldg(target_at);
+  const Samples<T> samples = {times, p.times.source_step, count_of(p.times, batch)};
+  T* pivots = reinterpret_cast<T*>(shared.pivots);
+  const Staged<T> staged = {samples, samples.count, pivots, shift, share.rows > MAX_ROWS / 2};
+  to_read.keep(read, static_cast<int>(samples.count >> shift), pivots);
+  __syncthreads();
+  if (real) {
+    const Place<T> place = place_of(staged, target);
+    if (!SLOPE && !IS_RAW<V> && p.mode == LINEAR && place.inside) {
+      const V* source = values + (place.count - 1) * p.values.row_step;
+      shared.late[mine] = {since(target, place.from), since(place.to, place.from)};
+      shared.work[mine] = {reinterpret_cast<u64>(source), 0, target != place.from ? BOTH | LATE : 0u};
+    } else {
+      const Bracket bracket = bracket_at(staged, target, place.count, p.times.outside, false);
+      shared.work[mine] = work_of<V, SLOPE>(p, bracket, values);
+    }
   }
   __syncthreads();
-  if (real)
-    shared.work[mine] =
-        work_of<V, SLOPE>(p, bracket_at(staged, target, bound<UP_TO>(staged, target), p.times.outside, false), batch);
+}
+
+// Divides the weights that are late, all threads together.
+template <class V>
+__device__ void divide_late(const Targets<V>& vectors, PlainShared<V>& shared) {
+  RowWork<typename Element<V>::Compute>& mine = shared.work[threadIdx.x];
+  if (threadIdx.x < vectors.rows && (mine.flags & LATE) != 0) {
+    Late late = shared.late[threadIdx.x];
+    not_before(late.distance);
+    mine.weight = static_cast<typename Element<V>::Compute>(late.distance / late.span);
+  }
   __syncthreads();
 }
 
@@ -116,83 +177,99 @@ __device__ Chunk filled_with(V value) {
   return chunk;
 }
 
-// Threads: thread t takes the vectors t, t + 256, ... of the block's rows laid end to end, of N channels each; channels
-// of several modes are moved by element.
-template <class V, int N, bool SLOPE, bool ONE_MODE, class Groups>
-__device__ void move_rows(const Rows& p, const BlockShare& share, const Groups& groups, const PlainShared<V>& shared) {
+// How a launch makes its channels: all are copied, all lie on lines or (SLOPES) are lines' slopes, or each has a mode.
+enum Making { COPIES, LINES, SLOPES, ANY_MODES };
+
+// Moves COUNT vectors of a thread, 256 apart, from the vector `first` of the block on. Nothing here is left out for
+// some threads but the stores: a load that may not happen, or whose result may not be used, makes the compiler wait for
+// the loads before it.
+template <int COUNT, class V, int N, Making MAKING, class Groups>
+__device__ void move_vectors(
+    const Rows& p, const Targets<V>& vectors, const Groups& groups, PlainShared<V>& shared, unsigned first) {
   using Compute = typename Element<V>::Compute;
   using Chunk = Vector<V, N>;
-  const i64 first_vector = share.tile * p.tile, vectors = (p.last - p.first) / N - first_vector;
-  const unsigned across = static_cast<unsigned>(vectors < p.tile ? vectors : p.tile);
-  const unsigned total = across * static_cast<unsigned>(share.rows);
-  // item / across is a multiplication: exact, as items are below 2^18 and across is at most 2^10.
-  const unsigned inverse = 0xffffffffu / across + 1;
-  const auto row_of = [&](unsigned item) { return across == 1 ? item : __umulhi(item, inverse); };
-  const i64 first_channel = p.first + first_vector * N;
-  const V* values = element<V>(p.values.data, first_channel * p.values.channel_step);
-  V* output = static_cast<V*>(p.output) + share.first * p.width + p.column + first_channel;
-  for (unsigned base = threadIdx.x; base < total; base += PLAIN_BLOCK * FLIGHT) {
-    Packed<Chunk> a[FLIGHT], b[FLIGHT];
-    Compute weight[FLIGHT];
-    unsigned picks[FLIGHT];
+  constexpr bool ONE_MODE = MAKING == COPIES || MAKING == LINES, BLENDS = MAKING != COPIES && !IS_RAW<V>;
+  Packed<Chunk> a[COUNT], b[COUNT];
+  unsigned picks[COUNT];
 #pragma unroll
-    for (int k = 0; k < FLIGHT; ++k) {
-      const unsigned item = base + k * PLAIN_BLOCK;
-      if (item >= total) continue;
-      const unsigned row = row_of(item);
-      const int channel = static_cast<int>(item - row * across) * N;
-      const RowWork<Compute> work = shared.work[row];
-      weight[k] = work.weight;
-      picks[k] = ONE_MODE ? work.flags : pick<V, SLOPE>(work.flags, mode_of(groups, first_channel + channel));
-      if ((picks[k] & (ZEROS | NANS)) != 0) continue;
-      const V* from = values + work.source + (N == 1 ? channel * p.values.channel_step : channel);
-      if (!ONE_MODE && (picks[k] & SHIFTED) != 0) from += p.values.row_step;
-      a[k].load(from);
-      if ((picks[k] & BOTH) != 0) b[k].load(from + p.values.row_step);
+  for (int k = 0; k < COUNT; ++k) {
+    const unsigned mine = first + k * PLAIN_BLOCK + threadIdx.x, item = mine < vectors.total ? mine : vectors.total - 1;
+    const unsigned row = vectors.row(item);
+    const i64 channel = vectors.template channel<N>(item);
+    picks[k] = shared.work[row].flags;
+    if (!ONE_MODE) picks[k] = pick<V, MAKING == SLOPES>(picks[k], mode_of(groups, channel));
+    const V* from =
+        reinterpret_cast<const V*>(shared.work[row].source) + (N == 1 ? channel * p.values.channel_step : channel);
+    if (!ONE_MODE && (picks[k] & SHIFTED) != 0) from += p.values.row_step;
+    // What is filled has a sample too.
+    a[k].load(from);
+    if (BLENDS) b[k].load(from + ((picks[k] & BOTH) != 0 ? p.values.row_step : 0));
+  }
+  if (MAKING == LINES && first == 0) divide_late(vectors, shared);
+#pragma unroll
+  for (int k = 0; k < COUNT; ++k) {
+    const unsigned item = first + k * PLAIN_BLOCK + threadIdx.x;
+    const unsigned row = vectors.row(item < vectors.total ? item : 0);
+    if constexpr (BLENDS) {
+      const Compute weight = shared.work[row].weight;
+      Packed<Chunk> blended;
+      blended.pack(blend<MAKING == SLOPES>(a[k].unpack(), b[k].unpack(), weight));
+      // A late weight can be too small for its type.
+      if ((picks[k] & BOTH) != 0 && (MAKING == SLOPES || weight != Compute(0))) a[k] = blended;
     }
-#pragma unroll
-    for (int k = 0; k < FLIGHT; ++k) {
-      const unsigned item = base + k * PLAIN_BLOCK;
-      if (item >= total) continue;
-      if constexpr (!IS_RAW<V>) {
-        const Chunk left = a[k].unpack(), right = b[k].unpack();
-        Chunk out;
-#pragma unroll
-        for (int n = 0; n < N; ++n)
-          out.at[n] = (picks[k] & BOTH) != 0 ? blend<V, SLOPE>(left.at[n], right.at[n], weight[k]) : left.at[n];
-        a[k].pack(out);
-      }
-      if ((picks[k] & ZEROS) != 0) a[k].pack(filled_with<Chunk>(V{}));
-      if ((picks[k] & NANS) != 0) a[k].pack(filled_with<Chunk>(Element<V>::nan()));
-      const unsigned row = row_of(item);
-      a[k].store_in(output + row * p.width + (item - row * across) * N, p.store_bytes);
-    }
+    if ((picks[k] & (ZEROS | NANS)) != 0)
+      a[k].pack(filled_with<Chunk>((picks[k] & ZEROS) != 0 ? V{} : Element<V>::nan()));
+    if (item < vectors.total)
+      a[k].store_in(vectors.output + row * p.width + (item - row * vectors.across) * N, p.store_bytes);
+  }
+}
+
+// Threads: thread t takes the vectors t, t + 256, ... of the block's rows laid end to end, of N channels each; channels
+// of several modes are moved by element.
+template <class V, int N, Making MAKING, class Groups>
+__device__ void move_rows(const Rows& p, const Targets<V>& vectors, const Groups& groups, PlainShared<V>& shared) {
+  for (unsigned first = 0; first < vectors.total; first += FLIGHT * PLAIN_BLOCK) {
+    const unsigned left = vectors.total - first;
+    if (left <= PLAIN_BLOCK)
+      move_vectors<1, V, N, MAKING>(p, vectors, groups, shared, first);
+    else if (MAKING == LINES && left <= 2 * PLAIN_BLOCK)
+      move_vectors<2, V, N, MAKING>(p, vectors, groups, shared, first);
+    else
+      move_vectors<FLIGHT, V, N, MAKING>(p, vectors, groups, shared, first);
   }
 }
 
 // A block's share of a signal, with its vectors as wide as they were found to be.
-template <class V, class Groups>
+template <class V, Making MAKING, class Groups>
 __device__ void move_rows_by(
-    const Rows& p, const BlockShare& share, const Groups& groups, const PlainShared<V>& shared) {
-  if (p.access == BY_16_BYTES) return move_rows<V, WIDE<V>, false, true>(p, share, groups, shared);
+    const Rows& p, const Targets<V>& vectors, const Groups& groups, PlainShared<V>& shared) {
+  if (p.access == BY_16_BYTES) return move_rows<V, WIDE<V>, MAKING>(p, vectors, groups, shared);
   if constexpr (sizeof(V) < 8) {
-    if (p.access == BY_8_BYTES) return move_rows<V, WIDE<V> / 2, false, true>(p, share, groups, shared);
+    if (p.access == BY_8_BYTES) return move_rows<V, WIDE<V> / 2, MAKING>(p, vectors, groups, shared);
   }
   if constexpr (sizeof(V) < 4) {
-    if (p.access == BY_4_BYTES) return move_rows<V, WIDE<V> / 4, false, true>(p, share, groups, shared);
+    if (p.access == BY_4_BYTES) return move_rows<V, WIDE<V> / 4, MAKING>(p, vectors, groups, shared);
   }
-  if (p.mode >= 0) move_rows<V, 1, false, true>(p, share, groups, shared);
-  else move_rows<V, 1, false, false>(p, share, groups, shared);
+  move_rows<V, 1, MAKING>(p, vectors, groups, shared);
+}
+
+template <class V, class Groups>
+__device__ void move_rows_of(
+    const Rows& p, const Targets<V>& vectors, const Groups& groups, PlainShared<V>& shared) {
+  if constexpr (!IS_RAW<V>) {
+    if (p.mode == LINEAR) return move_rows_by<V, LINES>(p, vectors, groups, shared);
+  }
+  if (p.mode >= 0) move_rows_by<V, COPIES>(p, vectors, groups, shared);
+  else move_rows<V, 1, ANY_MODES>(p, vectors, groups, shared);
 }
 
 template <class T, class V, class Groups>
 __device__ void plain_rows(const Rows& p, const Groups& groups, unsigned block) {
   alignas(16) __shared__ PlainShared<V> shared;
   const BlockShare share = block_share(p, p.times.targets, block);
-  if (is_nothing(share)) return;
-  begin();
-  find_work<T, V, false>(p, share, shared);
-  move_rows_by<V>(p, share, groups, shared);
+  const Targets<V> vectors(p, share, elements_of<V>(p.access));
+  find_work<T, V, false>(p, share, vectors, shared);
+  move_rows_of<V>(p, vectors, groups, shared);
 }
 
 // As above, whatever the type of the times: kernels with much code of their own are not compiled once for each.
@@ -200,13 +277,12 @@ template <class V, bool SLOPE, class Groups>
 __device__ void plain_rows_of_any(const Rows& p, const Groups& groups, unsigned block) {
   alignas(16) __shared__ PlainShared<V> shared;
   const BlockShare share = block_share(p, p.times.targets, block);
-  if (is_nothing(share)) return;
-  begin();
-  if (p.time_type == F64_TIMES) find_work<double, V, SLOPE>(p, share, shared);
-  else if (p.time_type == F32_TIMES) find_work<float, V, SLOPE>(p, share, shared);
-  else find_work<i64, V, SLOPE>(p, share, shared);
-  if constexpr (SLOPE) move_rows<V, 1, true, false>(p, share, groups, shared);
-  else move_rows_by<V>(p, share, groups, shared);
+  const Targets<V> vectors(p, share, SLOPE ? 1 : elements_of<V>(p.access));
+  if (p.time_type == F64_TIMES) find_work<double, V, SLOPE>(p, share, vectors, shared);
+  else if (p.time_type == F32_TIMES) find_work<float, V, SLOPE>(p, share, vectors, shared);
+  else find_work<i64, V, SLOPE>(p, share, vectors, shared);
+  if constexpr (SLOPE) move_rows<V, 1, SLOPES>(p, vectors, groups, shared);
+  else move_rows_of<V>(p, vectors, groups, shared);
 }
 
 }  // namespace robocache
