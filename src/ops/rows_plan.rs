@@ -7,8 +7,10 @@ use crate::tensor::DType;
 /// Threads of a block of plain rows: `PLAIN_BLOCK` in the kernels. 8 warps hide each other's loads, and 4 such blocks
 /// fit a multiprocessor of sm_80 to sm_120 at 64 registers a thread.
 pub const PLAIN_BLOCK: u32 = 256;
-/// Vectors of a block: one for each thread at least, and at most so many that what its times cost is little beside them.
-const VECTORS: [u64; 2] = [PLAIN_BLOCK as u64, 48 * PLAIN_BLOCK as u64];
+/// Vectors of a block at most; one for each thread is the least. What its times cost is little beside so many.
+const MOST_VECTORS: u64 = 48 * PLAIN_BLOCK as u64;
+/// The same of vectors of 16 bytes that are moved: fewer of them take as long as the block's times do.
+const MOST_WIDE_VECTORS: u64 = 16 * PLAIN_BLOCK as u64;
 /// Multiprocessors of an H200; of an A100 108, of a B200 148.
 pub const MULTIPROCESSORS: u64 = 132;
 /// Blocks that are resident at once, at 4 a multiprocessor. A launch has as many, or a multiple: with fewer the device
@@ -104,16 +106,18 @@ impl Share {
         Share::of_blocks_of(batch, targets, vectors, most, u64::from(PLAIN_BLOCK))
     }
 
-    /// For the blocks of a launch of its own.
-    pub fn of_plain(batch: u64, targets: u64, vectors: u64) -> Share {
+    /// For the blocks of a launch of its own, of vectors of that access.
+    pub fn of_plain(batch: u64, targets: u64, vectors: u64, access: Access) -> Share {
         let of = |most| Share::of_blocks(batch, targets, vectors, most);
-        of(vectors_of_a_block(batch.saturating_mul(targets).saturating_mul(vectors), RESIDENT, |most| of(most).count))
+        let all = batch.saturating_mul(targets).saturating_mul(vectors);
+        of(vectors_of_a_block(all, RESIDENT, most_vectors(access), |most| of(most).count))
     }
 
     /// For blocks that gather gradients, of `batch` rows of `samples` source rows.
     pub fn of_gather(batch: u64, samples: u64, vectors: u64) -> Share {
         let of = |most| Share::of_blocks_of(batch, samples, vectors, most, SHORT_GATHER);
-        of(vectors_of_a_block(batch.saturating_mul(samples).saturating_mul(vectors), RESIDENT, |most| of(most).count))
+        let all = batch.saturating_mul(samples).saturating_mul(vectors);
+        of(vectors_of_a_block(all, RESIDENT, MOST_VECTORS, |most| of(most).count))
     }
 
     /// As `of_blocks`; rows of a batch with fewer than `short` targets may share blocks.
@@ -160,10 +164,15 @@ impl Share {
     }
 }
 
+/// Vectors of a block that moves rows, at most.
+pub fn most_vectors(access: Access) -> u64 {
+    if access == Access::Bytes16 { MOST_WIDE_VECTORS } else { MOST_VECTORS }
+}
+
 /// Vectors of a block, of `all` that a launch has, with which all blocks are resident at once, or as many times as many
-/// as a block's most asks for; `count` says how many blocks of so many vectors there are.
-pub fn vectors_of_a_block(all: u64, resident: u64, count: impl Fn(u64) -> u64) -> u64 {
-    let [least, most] = VECTORS;
+/// as `most` of a block ask for; `count` says how many blocks of so many vectors there are.
+pub fn vectors_of_a_block(all: u64, resident: u64, most: u64, count: impl Fn(u64) -> u64) -> u64 {
+    let least = u64::from(PLAIN_BLOCK);
     let blocks = resident.saturating_mul(all.div_ceil(resident.saturating_mul(most)).max(1));
     let mut vectors = all.div_ceil(blocks).clamp(least, most).next_multiple_of(least);
     // Rows are whole, so there can be more blocks than their vectors ask for.
@@ -248,18 +257,18 @@ mod tests {
 
     #[test]
     fn as_many_blocks_as_are_resident_at_once() {
-        let share = Share::of_plain(32, 250, 32);
+        let share = Share::of_plain(32, 250, 32, Access::Bytes16);
         assert_eq!(share, Share { rows: 16, chunks: 16, tile: 32, tiles: 1, count: 512 });
-        let share = Share::of_plain(64, 1024, 4);
+        let share = Share::of_plain(64, 1024, 4, Access::Bytes16);
         assert_eq!(share, Share { rows: 128, chunks: 8, tile: 4, tiles: 1, count: 512 });
-        let share = Share::of_plain(256, 500, 64);
-        assert_eq!(share, Share { rows: 125, chunks: 4, tile: 64, tiles: 1, count: 1024 }, "or twice as many");
-        let share = Share::of_plain(8, 128, 16);
+        let share = Share::of_plain(256, 500, 64, Access::Bytes16);
+        assert_eq!(share, Share { rows: 63, chunks: 8, tile: 64, tiles: 1, count: 2048 }, "or four times as many");
+        let share = Share::of_plain(8, 128, 16, Access::Bytes16);
         assert_eq!(share, Share { rows: 16, chunks: 8, tile: 16, tiles: 1, count: 64 }, "a vector for each thread");
         for batch in [1, 7, 40, 200, 500] {
             for targets in [300, 1000, 5000] {
                 // A block has at most a row for each thread.
-                let share = Share::of_plain(batch, targets, 16);
+                let share = Share::of_plain(batch, targets, 16, Access::Bytes16);
                 let few = batch * targets <= RESIDENT * u64::from(PLAIN_BLOCK) / 2;
                 assert!(!few || share.count <= RESIDENT, "{batch} {targets}: {share:?}");
             }
@@ -276,9 +285,9 @@ mod tests {
 
     #[test]
     fn many_short_rows_share_a_block_and_long_rows_are_cut() {
-        let share = Share::of_plain(4096, 3, 2);
+        let share = Share::of_plain(4096, 3, 2, Access::Bytes16);
         assert_eq!(share, Share { rows: 32, chunks: 0, tile: 2, tiles: 1, count: 384 });
-        let share = Share::of_plain(1, 10, 640 * 480 * 3 / 8);
+        let share = Share::of_plain(1, 10, 640 * 480 * 3 / 8, Access::Bytes16);
         assert_eq!((share.rows, share.tile, share.tiles, share.count), (3, 1020, 113, 452));
     }
 
@@ -287,20 +296,22 @@ mod tests {
         for batch in [1, 2, 131, 265, 4096] {
             for targets in [1, 2, 31, 255, 256, 257, 16384] {
                 for vectors in [1, 3, 32, 256, 1023, 1025] {
-                    let share = Share::of_plain(batch, targets, vectors);
+                    let share = Share::of_plain(batch, targets, vectors, Access::Bytes16);
                     let rows = u64::from(share.rows);
                     let of = |all: u64| all.div_ceil(rows) * share.tiles;
                     let count = if share.chunks == 0 { of(batch * targets) } else { batch * of(targets) };
                     assert_eq!(share.count, count, "{batch} {targets} {vectors}");
                     assert!(
-                        rows >= 1 && rows <= u64::from(PLAIN_BLOCK) && rows * share.tile <= VECTORS[1].max(share.tile)
+                        rows >= 1
+                            && rows <= u64::from(PLAIN_BLOCK)
+                            && rows * share.tile <= MOST_VECTORS.max(share.tile)
                     );
                     assert!(share.tile * share.tiles >= vectors && share.tile <= TILE);
                 }
             }
         }
-        assert_eq!(Share::of_plain(5, 0, 3).count, 0);
-        assert_eq!(Share::of_plain(u64::MAX, u64::MAX, 1).count, u64::MAX);
+        assert_eq!(Share::of_plain(5, 0, 3, Access::Element).count, 0);
+        assert_eq!(Share::of_plain(u64::MAX, u64::MAX, 1, Access::Element).count, u64::MAX);
     }
 
     #[test]

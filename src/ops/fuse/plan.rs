@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::launch::{Launch, WARP};
 use crate::ops::rows_plan::{
-    Access, MULTIPROCESSORS, PLAIN_BLOCK, Share, blocks, kernel_name, rows_of, vectors_of_a_block,
+    Access, MULTIPROCESSORS, PLAIN_BLOCK, Share, blocks, kernel_name, most_vectors, rows_of, vectors_of_a_block,
 };
 use crate::tensor::DType;
 
@@ -101,7 +101,9 @@ pub fn fuse(case: &Case) -> Result<Plan> {
     };
     let sum = |of: &dyn Fn(&StreamCase) -> u64| case.streams.iter().map(of).fold(0, u64::saturating_add);
     let all = sum(&|stream| rows.saturating_mul(vectors(stream)));
-    let most = vectors_of_a_block(all, RESIDENT, |most| sum(&|stream| of_stream(stream, most).1));
+    let widest = case.streams.iter().map(|stream| stream.access).max_by_key(|access| access.bytes());
+    let most_vectors = most_vectors(widest.unwrap_or(Access::Element));
+    let most = vectors_of_a_block(all, RESIDENT, most_vectors, |most| sum(&|stream| of_stream(stream, most).1));
     let mut first_block = 0u64;
     let mut streams = [StreamPlan { first_block: 0, share: Share::NONE }; MAX_STREAMS];
     for (plan, stream) in streams.iter_mut().zip(case.streams) {

@@ -137,7 +137,7 @@ fn vectors(case: &Case) -> u64 {
 /// Rows of plain channels, a block at a time.
 fn plain(case: &Case, kernel: &'static str) -> Result<Plan> {
     rows_of(OP, case.batch, case.targets)?;
-    let share = Share::of_plain(case.batch as u64, case.targets as u64, vectors(case));
+    let share = Share::of_plain(case.batch as u64, case.targets as u64, vectors(case), case.access);
     let launch =
         Launch { kernel, grid: [blocks(OP, share.count, 1)?, 1, 1], block: [PLAIN_BLOCK, 1, 1], shared_bytes: 0 };
     Ok(Plan { launch, share })
