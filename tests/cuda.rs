@@ -229,6 +229,32 @@ fn a_row_found_before_its_neighbours_reads_nothing_more() {
 }
 
 #[test]
+fn weights_that_are_divided_while_rows_are_read_give_equal_bits() {
+    let Some(device) = begin("weights_that_are_divided_while_rows_are_read_give_equal_bits") else { return };
+    // Too small for an f32, at a sample, inside, of a quotient that is subnormal, outside; beside samples that are not
+    // numbers. Of 1, 3, 160 and 520 channels: one, two and four vectors for a thread, and elements.
+    let (last, tiny) = (1e300, f64::from_bits(1));
+    for channels in [1usize, 3, 160, 520] {
+        for outside in ["hold", "zero", "nan"] {
+            let sizes = Sizes { batch: 1, samples: 4, targets: 16, channels };
+            let mut case = Case::new(&mut Random(channels as u64), DType::F32, DType::F64, sizes);
+            (case.mode, case.modes, case.outside) = ("linear".into(), vec![Mode::Linear; channels], outside);
+            let row = [1.0f32, f32::NAN, f32::INFINITY, 2.0];
+            let values: Vec<f32> = row.iter().flat_map(|&value| vec![value; channels]).collect();
+            // One channel has no axis of its own.
+            let shape = [1, 4, channels];
+            case.values = Array::dense(&values, if channels == 1 { &shape[..2] } else { &shape });
+            case.source_times = Array::dense(&[0.0, last, 1.5 * last, 1.6 * last], &[1, 4]);
+            let times = [-1.0, 0.0, tiny, 1e-10, 1.0, 0.25 * last, last, 1.1 * last, 1.5 * last, 1.6 * last, 1.7e308];
+            let targets: Vec<f64> = (0..16).map(|target| times[target % times.len()]).collect();
+            case.target_times = Array::dense(&targets, &[1, 16]);
+            case.source_lengths = None;
+            compare(device, channels as u64, &case);
+        }
+    }
+}
+
+#[test]
 fn garbage_times_and_lengths_stay_within_memory() {
     let Some(device) = begin("garbage_times_and_lengths_stay_within_memory") else { return };
     for index in 0..cases(3000) / 4 {
