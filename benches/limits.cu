@@ -1,6 +1,7 @@
 // Kernels that only move what a case must move, in as many trips to memory as depend on each other, and compute nothing:
 // which rows a target takes is plain from its number, where a point lies is a hash of its bits. What does the work of a
-// case in the same way cannot take less. benches/limits.py runs them.
+// case in the same way can hardly take less; but those of resampling load under branches, for which the compiler waits
+// (docs/performance.md), so that a kernel whose loads depend on none can be faster. benches/limits.py runs them.
 //
 // A kernel begins as RoboCache's do: it works out its share, waits for the launch before it, and lets the next one come
 // to that point.
