@@ -113,8 +113,13 @@ __device__ inline i64 quotient(i64 a, i64 b) {
 }
 
 template <class T>
+__device__ const T* target_at(const Timeline& times, i64 batch, i64 target) {
+  return element<T>(times.target_times, batch * times.target_row + target * times.target_step);
+}
+
+template <class T>
 __device__ T target_of(const Timeline& times, i64 batch, i64 target) {
-  return __ldg(element<T>(times.target_times, batch * times.target_row + target * times.target_step));
+  return __ldg(target_at<T>(times, batch, target));
 }
 
 // Which samples a search counts: those at or before a time, or those before it.

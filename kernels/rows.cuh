@@ -24,6 +24,12 @@ enum TimeType : int { F64_TIMES, F32_TIMES, I64_TIMES };
 // How channels are moved: by element, in vectors of so many bytes, or unit by unit.
 enum Access : int { BY_ELEMENT, BY_4_BYTES, BY_8_BYTES, BY_16_BYTES, CURVED };
 
+// Elements of a vector of an access.
+template <class V>
+__device__ int elements_of(int access) {
+  return access == BY_ELEMENT ? 1 : (2 << access) / static_cast<int>(sizeof(V));
+}
+
 // A signal, where its channels go, and how its rows are shared out: to blocks of a plain launch, to warps of a curved.
 struct Rows {
   Timeline times;
@@ -82,7 +88,7 @@ struct Vectors {
   }
 
   __device__ unsigned row(unsigned item) const { return __umulhi(2 * item, inverse); }
-  // The channels of an item from its row's first on.
+  // The first channel of an item of N channels.
   template <int N>
   __device__ i64 channel(unsigned item) const {
     return first_channel + (item - row(item) * across) * N;

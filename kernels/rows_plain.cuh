@@ -108,12 +108,6 @@ struct Targets : Vectors {
   }
 };
 
-// Elements of a vector of an access.
-template <class V>
-__device__ int elements_of(int access) {
-  return access == BY_ELEMENT ? 1 : (2 << access) / static_cast<int>(sizeof(V));
-}
-
 // Begins, and finds the brackets of a block's rows; after it the threads may read `shared.work`, but for weights that
 // are late.
 template <class T, class V, bool SLOPE>
@@ -122,18 +116,17 @@ __device__ void find_work(const Rows& p, const BlockShare& share, const Targets<
   const bool real = mine < share.rows;
   const i64 row = share.first + (real ? mine : 0);
   const i64 batch = share.alike ? share.batch : quotient(row, p.times.targets);
-  const i64 place_of_target = batch * p.times.target_row + (row - batch * p.times.targets) * p.times.target_step;
-  const T* target_at = element<T>(p.times.target_times, place_of_target);
+  const T* place_of_target = target_at<T>(p.times, batch, row - batch * p.times.targets);
   const T* times = element<T>(p.times.source_times, batch * p.times.source_row);
   const V* values = element<V>(p.values.data, batch * p.values.batch_step);
   // Rows of several rows of the batch search in memory, by the same code.
   const int shift = shift_of(p.times.samples, share.alike);
   const auto to_read = pivots_of<PLAIN_BLOCK>(times, p.times.source_step, p.times.samples, shift);
-  if (is_nothing(share, vectors, target_at, values, to_read.at[0], vectors.output)) return;
+  if (is_nothing(share, vectors, place_of_target, values, to_read.at[0], vectors.output)) return;
   begin();
   T read[PIVOTS / PLAIN_BLOCK];
   to_read.load(read);
-  const T target = __ldg(target_at);
+  const T target = __ldg(place_of_target);
   const Samples<T> samples = {times, p.times.source_step, count_of(p.times, batch)};
   T* pivots = reinterpret_cast<T*>(shared.pivots);
   const Staged<T> staged = {samples, samples.count, pivots, shift, share.rows > MAX_ROWS / 2};
