@@ -232,9 +232,9 @@ fn a_row_found_before_its_neighbours_reads_nothing_more() {
 fn weights_that_are_divided_while_rows_are_read_give_equal_bits() {
     let Some(device) = begin("weights_that_are_divided_while_rows_are_read_give_equal_bits") else { return };
     // Too small for an f32, at a sample, inside, of a quotient that is subnormal, outside; beside samples that are not
-    // numbers. Of 1, 3, 160 and 520 channels: one, two and four vectors for a thread, and elements.
+    // numbers. A thread has one element, two, three of four; and of 48,000 channels two vectors of 16 bytes.
     let (last, tiny) = (1e300, f64::from_bits(1));
-    for channels in [1usize, 3, 160, 520] {
+    for channels in [1usize, 3, 12_001, 20_001, 48_000] {
         for outside in ["hold", "zero", "nan"] {
             let sizes = Sizes { batch: 1, samples: 4, targets: 16, channels };
             let mut case = Case::new(&mut Random(channels as u64), DType::F32, DType::F64, sizes);
