@@ -173,7 +173,8 @@ struct TimesOfBlock {
 
   __device__ TimesOfBlock(const ResampleBackwardParams& p, const BlockShare& share)
       : around(share.first - share.batch * p.times.samples, share.rows), shift(shift_of(p.times.targets, share.alike)),
-        pivots(pivots_of<PLAIN_BLOCK>(target_at<T>(p.times, share.batch, 0), p.times.target_step, p.times.targets, shift)),
+        pivots(pivots_of<PLAIN_BLOCK>(
+            target_at<T>(p.times, share.batch, 0), p.times.target_step, p.times.targets, shift)),
         near(element<T>(p.times.source_times, share.batch * p.times.source_row + around.first * p.times.source_step),
              p.times.source_step, share.alike ? around.size(p.times.samples) : 0) {}
 
