@@ -134,13 +134,13 @@ __device__ void find_work(const Rows& p, const BlockShare& share, const Targets<
   __syncthreads();
   if (real) {
     const Place<T> place = place_of(staged, target);
-    if (!SLOPE && !IS_RAW<V> && p.mode == LINEAR && place.inside) {
+    if (SLOPE || IS_RAW<V> || p.mode != LINEAR || !place.inside) {
+      const Bracket bracket = bracket_at(staged, target, place.count, p.times.outside, false);
+      shared.work[mine] = work_of<V, SLOPE>(p, bracket, values);
+    } else {
       const V* source = values + (place.count - 1) * p.values.row_step;
       shared.late[mine] = {since(target, place.from), since(place.to, place.from)};
       shared.work[mine] = {reinterpret_cast<u64>(source), 0, target != place.from ? BOTH | LATE : 0u};
-    } else {
-      const Bracket bracket = bracket_at(staged, target, place.count, p.times.outside, false);
-      shared.work[mine] = work_of<V, SLOPE>(p, bracket, values);
     }
   }
   __syncthreads();
@@ -232,11 +232,12 @@ __device__ void move_rows(const Rows& p, const Targets<V>& vectors, const Groups
   }
 }
 
-// A block's share of a signal, with its vectors as wide as they were found to be.
+// A block's share of a signal, with its vectors as wide as they were found to be; but for lines in vectors of 16 bytes,
+// which `move_rows_of` asks for first: each branch on the way is a wait for instructions.
 template <class V, Making MAKING, class Groups>
 __device__ void move_rows_by(
     const Rows& p, const Targets<V>& vectors, const Groups& groups, PlainShared<V>& shared) {
-  if (p.access == BY_16_BYTES) return move_rows<V, WIDE<V>, MAKING>(p, vectors, groups, shared);
+  if (MAKING != LINES && p.access == BY_16_BYTES) return move_rows<V, WIDE<V>, MAKING>(p, vectors, groups, shared);
   if constexpr (sizeof(V) < 8) {
     if (p.access == BY_8_BYTES) return move_rows<V, WIDE<V> / 2, MAKING>(p, vectors, groups, shared);
   }
@@ -250,6 +251,8 @@ template <class V, class Groups>
 __device__ void move_rows_of(
     const Rows& p, const Targets<V>& vectors, const Groups& groups, PlainShared<V>& shared) {
   if constexpr (!IS_RAW<V>) {
+    if (p.mode == LINEAR && p.access == BY_16_BYTES)
+      return move_rows<V, WIDE<V>, LINES>(p, vectors, groups, shared);
     if (p.mode == LINEAR) return move_rows_by<V, LINES>(p, vectors, groups, shared);
   }
   if (p.mode >= 0) move_rows_by<V, COPIES>(p, vectors, groups, shared);
