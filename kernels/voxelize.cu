@@ -3,7 +3,7 @@
 // Grouping takes four launches and no float atomics: `count` gives each point its place among those of its cell,
 // `starts` gives each cell its part of the order, `order` writes it; kernels/voxelize_rows.cu then reduces the parts.
 // Which place a point gets depends on chance, but what follows does not depend on the places. Occupancy is marked by
-// bytes, or of many points by bits, which then become bytes.
+// bytes, or of many points by bits, which then become bytes (or by bins: kernels/voxelize_bins.cu).
 
 #include "exact.cuh"
 #include "grid.cuh"

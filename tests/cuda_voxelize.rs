@@ -204,14 +204,41 @@ fn keys_of_more_tiles_than_a_block_scans_at_once_give_equal_bits() {
 #[test]
 fn many_points_are_marked_in_bits_with_equal_results() {
     let Some(device) = begin("many_points_are_marked_in_bits_with_equal_results") else { return };
-    // Crowded voxels of any number, and few points a voxel in whole groups of cells.
+    // Of clouds that are too small for bins: crowded voxels of any number, and few points a voxel in whole groups.
     for (seed, (size, dtype)) in
         [([7, 5, 3], DType::F32), ([1, 1, 1], DType::F64), ([128, 128, 16], DType::BF16)].into_iter().enumerate()
     {
-        let sizes = Sizes { batch: 2, count: 131_072 + seed, channels: 1 };
+        let sizes = Sizes { batch: 17, count: 61_690 + seed, channels: 1 };
         let r = &mut Random(seed as u64);
         let mut case = CloudCase::new(r, [dtype, DType::F32], "occupancy", sizes, Spread::Even, Values::Small);
         case.grid_size = size.to_vec();
+        let wanted = run_dense(&case, &Host::new(&Serial), 0x3c).unwrap();
+        assert_same(&run_dense(&case, &Gpu::new(device, 0), 0xff).unwrap(), &wanted, &(size, dtype));
+    }
+}
+
+#[test]
+fn many_points_are_marked_by_bins_with_equal_results() {
+    let Some(device) = begin("many_points_are_marked_by_bins_with_equal_results") else { return };
+    // Crowded voxels, fewer than bins, or of a number that is no multiple of what a thread writes; then more chunks than
+    // a block looks at together, and rounds.
+    for (seed, (size, dtype, batch, count)) in [
+        ([7, 5, 3], DType::F64, 2, 131_072),
+        ([1, 1, 1], DType::BF16, 1, 262_144),
+        ([51, 37, 33], DType::F16, 2, 131_101),
+        ([128, 128, 16], DType::F32, 1, 540_001),
+        ([256, 256, 256], DType::F32, 1, 1_100_003),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let sizes = Sizes { batch, count, channels: 1 };
+        let r = &mut Random(seed as u64);
+        let mut case = CloudCase::new(r, [dtype, DType::F32], "occupancy", sizes, Spread::Even, Values::Small);
+        // The same box in other voxels.
+        let edge = |axis: usize| case.voxel_size[axis % case.voxel_size.len()];
+        let edges = [0, 1, 2].map(|axis| edge(axis) * case.grid_size[axis] as f64 / size[axis] as f64);
+        (case.voxel_size, case.grid_size) = (edges.to_vec(), size.map(i64::from).to_vec());
         let wanted = run_dense(&case, &Host::new(&Serial), 0x3c).unwrap();
         assert_same(&run_dense(&case, &Gpu::new(device, 0), 0xff).unwrap(), &wanted, &(size, dtype));
     }

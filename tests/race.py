@@ -42,6 +42,10 @@ def voxelize(count: int, channels: int, size: int, heavy: int, dtype: torch.dtyp
         robocache.voxelize(points, None, *box, reduce=reduce)
 
 
+def crowd() -> None:
+    robocache.voxelize(torch.rand(1, 1 << 18, 3, device=DEVICE), None, [0.0] * 3, [1 / 32] * 3, [32] * 3)
+
+
 def times(batch: int, count: int, ascend: bool = True) -> torch.Tensor:
     drawn = torch.rand(batch, count, dtype=torch.float64, device=DEVICE)
     return drawn.sort(-1).values if ascend else drawn
@@ -62,6 +66,7 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     for cloud in CLOUDS:
         voxelize(*cloud)
+    crowd()
     for signal in SIGNALS:
         resample(*signal)
     fuse()

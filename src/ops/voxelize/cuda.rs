@@ -1,9 +1,10 @@
 //! `voxelize` on CUDA: the launches.
 
+use super::bins::Bins;
 use super::grid::Clouds;
 use super::params::{
-    Chunks, Clear, OrderParams, Points, PointsParams, RowsParams, Small, SmallPointsParams, SmallRowsParams,
-    SpreadParams, StartsParams, TileRowsParams, TilesParams, UnpackParams, strides,
+    BinMarksParams, BinsParams, Chunks, Clear, OrderParams, Points, PointsParams, RowsParams, Small, SmallPointsParams,
+    SmallRowsParams, SpreadParams, StartsParams, TileRowsParams, TilesParams, UnpackParams, strides,
 };
 use super::plan::{self, Tiles, Workspace};
 use super::reduce::Reduce;
@@ -19,6 +20,7 @@ const FILE: &str = "voxelize";
 const ROWS_FILE: &str = "voxelize_rows";
 const TILES_FILE: &str = "voxelize_tiles";
 const SMALL_FILE: &str = "voxelize_small";
+const BINS_FILE: &str = "voxelize_bins";
 
 /// Reduces the rows of a sparse grid, or sends a gradient to what they picked.
 ///
@@ -84,6 +86,31 @@ unsafe fn by_point(
     let params = PointsParams { clouds: Points::new(clouds, tiles), output, places, each: each as i32 };
     // SAFETY: the caller's promise; PointsParams mirrors the kernel's struct.
     unsafe { cuda::launch(op, stream.device, stream.handle, FILE, &launch, &params) }
+}
+
+/// Marks points by bins of voxels, with what the workspace has for each chunk.
+///
+/// # Safety
+/// As for [`sparse_rows`]; the workspace is as planned.
+unsafe fn by_bins(
+    op: &'static str,
+    clouds: &Clouds,
+    output: *mut u8,
+    bins: &Bins,
+    plan: &Workspace,
+    workspace: *mut u8,
+    stream: Stream,
+) -> Result<()> {
+    let Parts { entries: places, table, .. } = Parts::new(plan, workspace);
+    let Tiles { launch, tiles } = bins.write(op, clouds.points.dtype(), clouds.batch())?;
+    let write = BinsParams { clouds: Points::new(clouds, tiles), places, table, rounds: bins.rounds() as i32, pad: 0 };
+    let (cells, chunks, chunk) = (plan.cells as i64, bins.chunks as i32, bins.chunk as i32);
+    let mark = BinMarksParams { places, table, output, cells, chunks, chunk };
+    // SAFETY: the caller's promise; the params mirror the kernels' structs.
+    unsafe {
+        cuda::launch(op, stream.device, stream.handle, BINS_FILE, &launch, &write)?;
+        cuda::launch(op, stream.device, stream.handle, BINS_FILE, &bins.mark(op, clouds.batch())?, &mark)
+    }
 }
 
 /// Marks points in bits of the workspace, which become bytes.
@@ -296,6 +323,9 @@ pub(super) fn forward(
                 let Tiles { launch, tiles } = plan::small_points(op, reduce, clouds.batch(), small)?;
                 let params = SmallPointsParams { small: Small::new(clouds, small.bits, tiles), output };
                 return cuda::launch(op, stream.device, stream.handle, SMALL_FILE, &launch, &params);
+            }
+            if let Some(bins) = &plan.bins {
+                return by_bins(op, clouds, output, bins, plan, workspace, stream);
             }
             if plan.parts > 0 {
                 return by_bits(op, clouds, output, plan, workspace, stream);

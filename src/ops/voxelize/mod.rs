@@ -6,6 +6,7 @@
 //! infinite coordinate, is dropped. Sums are exact and rounded once ([`exact`]), so that no order of the points
 //! matters.
 
+pub mod bins;
 pub(crate) mod cells_cpu;
 pub(crate) mod cpu;
 mod cpu_backward;

@@ -68,6 +68,33 @@ pub(crate) struct PointsParams {
 
 const _: () = assert!(size_of::<PointsParams>() == 176);
 
+/// `VoxelizeBinsParams` in the kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BinsParams {
+    pub clouds: Points,
+    pub places: *mut u8,
+    pub table: *mut u8,
+    pub rounds: i32,
+    pub pad: i32,
+}
+
+const _: () = assert!(size_of::<BinsParams>() == 176);
+
+/// `VoxelizeBinMarksParams` in the kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BinMarksParams {
+    pub places: *const u8,
+    pub table: *const u8,
+    pub output: *mut u8,
+    pub cells: i64,
+    pub chunks: i32,
+    pub chunk: i32,
+}
+
+const _: () = assert!(size_of::<BinMarksParams>() == 40);
+
 /// `VoxelizeUnpackParams` in the kernel.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]

@@ -1,5 +1,6 @@
 //! Every launch and every byte of workspace of `voxelize`, made from plain numbers and testable without a GPU.
 
+use super::bins::Bins;
 use super::reduce::Reduce;
 use super::tiling::{CELLS_OF_POINT, Small, TILE_BITS, Tiling};
 use crate::error::{Error, Result};
@@ -31,8 +32,8 @@ const ITEMS_APART: u64 = 1 << 18;
 
 /// Cells a point up to which the CPU marks occupied cells in bits, all of which it reads again.
 const CELLS_OF_MARK: usize = 16;
-/// Points of all clouds from which on CUDA marks them in bits, which then become bytes: what scattered bytes cost is
-/// more than that launch.
+/// Points of all clouds from which on CUDA marks them in bits, which then become bytes, where it is not by bins: what
+/// scattered bytes cost is more than that launch.
 const POINTS_OF_BITS: usize = 1 << 20;
 /// Points of a part that may have bits of its own, and parts at most: a thread marks all of its parts in those of one.
 const POINTS_OF_PART: usize = 1 << 14;
@@ -62,10 +63,13 @@ pub struct Workspace {
     /// For each point, on CUDA int32: its place among those of its cell, or -1; on the CPU two uint32, or uint64 where
     /// there are as many cells: its cell.
     pub places_at: usize,
-    /// uint32 for each point, by tiles: its number in its chunk and its cell in its tile.
+    /// uint32 for each point, by tiles: its number in its chunk and its cell in its tile; or by bins uint16: its cell's
+    /// place in its bin.
     pub entries_at: usize,
-    /// uint16 for each list of each chunk, and more.
+    /// uint16 for each list or bin of each chunk, and more.
     pub table_at: usize,
+    /// How occupied voxels are marked on CUDA, where points are many.
+    pub bins: Option<Bins>,
     /// Parts of a cloud's points with room to mark their occupied cells in bits, on CUDA one; 0 where bytes are written
     /// at once.
     pub parts: usize,
@@ -99,9 +103,10 @@ impl Workspace {
         let (groups, mean) = (groups && small.is_none(), mean && small.is_none());
         let counts = cuda && !tiled && (groups || mean);
         let marks = !backward && reduce == Reduce::Occupancy && cells / CELLS_OF_MARK <= points;
+        let bins = if marks && cuda && small.is_none() { Bins::new(batch, points, cells) } else { None };
         let parts = match (marks, cuda) {
             (false, _) => 0,
-            (true, true) => usize::from(batch.saturating_mul(points) >= POINTS_OF_BITS),
+            (true, true) => usize::from(bins.is_none() && batch.saturating_mul(points) >= POINTS_OF_BITS),
             (true, false) => (points / POINTS_OF_PART).min(MOST_PARTS),
         };
         let clouds = if cuda { batch } else { batch.min(1) };
@@ -120,8 +125,10 @@ impl Workspace {
             if cuda { (4, 4) } else { (2 * 4, if u32::try_from(cells).is_ok() { 2 * 4 } else { 2 * 8 }) };
         let order_at = part(groups || tiled, points, order);
         let places_at = part(groups && !tiled, points, place);
-        let entries_at = part(tiled, points, 4);
-        let table_at = part(tiled, tiling.map_or(0, |tiling| tiling.chunks.saturating_mul(tiling.pitch)), 2);
+        let (entries, entry) = bins.map_or((points, 4), |bins| (bins.places(), 2));
+        let entries_at = part(tiled || bins.is_some(), entries, entry);
+        let lists = tiling.map_or(0, |tiling| tiling.chunks.saturating_mul(tiling.pitch));
+        let table_at = part(tiled || bins.is_some(), bins.map_or(lists, |bins| bins.table()), 2);
         let marks_at = part(parts > 0, cells.div_ceil(64).saturating_mul(parts), 8);
         let bytes = bytes.ok_or_else(|| {
             let found = format!("{batch} clouds of {points} points in {cells} voxels");
@@ -139,6 +146,7 @@ impl Workspace {
             places_at,
             entries_at,
             table_at,
+            bins,
             parts,
             marks_at,
             bytes,
@@ -161,7 +169,14 @@ pub(crate) fn tiles(op: &str, kernel: &'static str, batch: usize, items: usize, 
 }
 
 /// So many blocks for each of `batch` clouds, in `parts` along y.
-fn shared_out(op: &str, kernel: &'static str, batch: usize, tiles: u64, parts: u32, block: u32) -> Result<Tiles> {
+pub(crate) fn shared_out(
+    op: &str,
+    kernel: &'static str,
+    batch: usize,
+    tiles: u64,
+    parts: u32,
+    block: u32,
+) -> Result<Tiles> {
     let grid = [blocks(op, tiles.saturating_mul(batch as u64), 1)?, parts, 1];
     // A kernel divides by it, so it is never zero.
     let tiles = u32::try_from(tiles.max(1)).unwrap_or(u32::MAX);
@@ -361,10 +376,21 @@ mod tests {
         let plan = |batch, points, cells| {
             Workspace::new("voxelize", batch, points, cells, Reduce::Occupancy, false, true).unwrap()
         };
-        assert_eq!((plan(1, 4_000_000, CELLS).parts, plan(1, 4_000_000, CELLS).bytes), (1, CELLS / 8));
-        assert_eq!((plan(2, 600_000, 65).parts, plan(2, 600_000, 65).bytes), (1, 2 * 16));
-        assert_eq!((plan(1, 500_000, CELLS).parts, plan(1, 500_000, CELLS).bytes), (0, 0), "few");
+        let many = plan(20, 60_000, CELLS / 8);
+        assert_eq!((many.parts, many.bins, many.bytes), (1, None, 20 * CELLS / 64), "of small clouds");
+        let large = plan(1, 4_000_000, (1 << 24) + 64);
+        assert_eq!((large.parts, large.bins, large.bytes), (1, None, (1 << 21) + 8 + 8), "of a large grid");
+        assert_eq!((plan(1, 200_000, CELLS).parts, plan(1, 200_000, CELLS).bytes), (0, 0), "few");
         assert_eq!(plan(1, 2_000_000, 2_000_000 * 17).bytes, 0, "a grid that is all but empty");
+    }
+
+    #[test]
+    fn many_points_of_a_cloud_are_marked_by_bins() {
+        let plan = Workspace::new("voxelize", 2, 600_000, CELLS, Reduce::Occupancy, false, true).unwrap();
+        let bins = Bins::new(2, 600_000, CELLS).unwrap();
+        assert_eq!((plan.bins, plan.parts, plan.entries_at), (Some(bins), 0, 0));
+        assert_eq!(plan.table_at, 2 * 2 * bins.places());
+        assert_eq!(plan.bytes, plan.table_at + 2 * 2 * bins.table());
     }
 
     #[test]
