@@ -121,7 +121,7 @@ def of_subject(files: dict[str, Path], name: str) -> list[Line]:
 
 
 def load(folder: Path) -> list[Record]:
-    """The newest record of each machine kind, GPUs first; files of other subjects end in their name."""
+    """The newest record of each machine kind, GPUs first, the newer before; other subjects' files end in their name."""
     files = records.newest(folder)
     found = []
     for kind, path in files.items():
@@ -129,7 +129,8 @@ def load(folder: Path) -> list[Record]:
         if not any(line["op"] == "copy" for line in lines) or kind.endswith(SUBJECTS):
             continue
         found.append(Record(kind, path, lines, *(of_subject(files, kind + subject) for subject in SUBJECTS[:2])))
-    return sorted(found, key=lambda record: (not record.cuda, record.kind))
+    by_kind = sorted(found, key=lambda record: record.kind, reverse=True)
+    return sorted(by_kind, key=lambda record: not record.cuda)
 
 
 def time_of(microseconds: float) -> str:
