@@ -11,7 +11,7 @@ import robocache
 import torch
 from cases import assert_same_bits
 from robocache import reference
-from robocache.cloud.clouds import Cloud, ReadOptions
+from robocache.cloud.clouds import Cloud, CloudError, ReadOptions
 from robocache.cloud.grid import GridOptions, choose_grid
 from robocache.cloud.readers import read_clouds
 from test_voxelize_cli import cells, dense_counts, expected, printed, run
@@ -28,7 +28,12 @@ CLOUDS = {
 
 def first(path: Path) -> Cloud:
     options = ReadOptions(frame=0 if path.is_dir() else None)
-    return read_clouds([path], options)[0]
+    try:
+        return read_clouds([path], options)[0]
+    except CloudError as error:  # a machine with a GPU may lack a reader's package
+        if "needs the package" in str(error):
+            pytest.skip(str(error))
+        raise
 
 
 def raw_ply(path: Path) -> np.ndarray:
@@ -102,6 +107,7 @@ def test_the_voxel_of_every_point(recorded: Path, device: torch.device, name: st
     np.testing.assert_array_equal(rows.point_voxel.cpu().numpy(), expected_row)
     dense = robocache.voxelize(cloud, None, **place, reduce="count")
     np.testing.assert_array_equal(dense.cpu().numpy(), dense_counts(points, place))
+    assert torch.equal(robocache.voxelize(cloud, None, **place), dense > 0)
 
 
 @pytest.mark.parametrize("reduce", ["sum", "mean", "max", "min"])
