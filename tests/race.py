@@ -3,7 +3,8 @@
     compute-sanitizer --tool racecheck python tests/race.py
 
 Sizes are those at which a plan takes another way: small clouds, tiles, tiles of more points than a block keeps, voxels
-that a block shares, keys; gradients of few and many targets, ascending or not, of short rows and of long ones.
+that a block shares, keys, a crowd that is marked by bins; gradients of few and many targets, ascending or not, of short
+rows and of long ones.
 """
 
 from __future__ import annotations
