@@ -114,6 +114,20 @@ __device__ void cells_of_four(const Clouds& p, i64 cloud, i64 point, i64 end, In
   }
 }
 
+// Cells of one access, whose marks become bytes.
+constexpr int MARKS = 16;
+
+// Writes the lowest 16 bits of a word as bytes, at most as many as there are cells.
+__device__ inline void write_marks(unsigned char* to, unsigned bits, i64 cells) {
+  // Four bits to the lowest of a byte each.
+  const auto four = [&](int k) { return (bits >> 4 * k & 15) * 0x00204081u & 0x01010101u; };
+  if (cells >= MARKS && reinterpret_cast<u64>(to) % MARKS == 0) {
+    *reinterpret_cast<uint4*>(to) = uint4{four(0), four(1), four(2), four(3)};
+  } else {
+    for (int k = 0; k < MARKS && k < cells; ++k) to[k] = static_cast<unsigned char>(bits >> k & 1);
+  }
+}
+
 // One more at `key` of some counters; gives the count before. All lanes of a warp come, those without a key with -1.
 // Neighbouring points often lie in one voxel: where lanes share a key, one adds for all.
 template <class Key, class Add>

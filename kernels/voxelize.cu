@@ -126,19 +126,11 @@ __device__ void occupancy_bits(const VoxelizePointsParams& p) {
 
 // Threads: one for 16 neighbouring cells, whose bits become bytes.
 __device__ void unpack(const VoxelizeUnpackParams& p) {
-  constexpr int CELLS = 16;
   const Tile tile = tile_of(p.tiles);
-  const i64 cell = (tile.index * BLOCK + threadIdx.x) * CELLS;
+  const i64 cell = (tile.index * BLOCK + threadIdx.x) * MARKS;
   if (cell >= p.cells) return;
-  const unsigned bits = *element<unsigned short>(p.bits + tile.cloud * bytes_of_bits(p.cells), cell / CELLS);
-  // Four bits to the lowest of a byte each.
-  const auto four = [&](int k) { return (bits >> 4 * k & 15) * 0x00204081u & 0x01010101u; };
-  unsigned char* to = p.output + tile.cloud * p.cells + cell;
-  if (p.cells % CELLS == 0 && reinterpret_cast<u64>(p.output) % CELLS == 0) {
-    *reinterpret_cast<uint4*>(to) = uint4{four(0), four(1), four(2), four(3)};
-  } else {
-    for (int k = 0; k < CELLS && cell + k < p.cells; ++k) to[k] = static_cast<unsigned char>(bits >> k & 1);
-  }
+  const unsigned bits = *element<unsigned short>(p.bits + tile.cloud * bytes_of_bits(p.cells), cell / MARKS);
+  write_marks(p.output + tile.cloud * p.cells + cell, bits, p.cells - cell);
 }
 
 template <class P, class Index>

@@ -142,18 +142,7 @@ __device__ void mark_run(unsigned* bits, const unsigned short* places, int from,
   }
 }
 
-// Writes 16 cells from the low bits of a word.
-__device__ void write_sixteen(unsigned char* to, unsigned bits, i64 cells) {
-  // Four bits to the lowest of a byte each.
-  const auto four = [&](int k) { return (bits >> 4 * k & 15) * 0x00204081u & 0x01010101u; };
-  if (cells >= 16 && reinterpret_cast<u64>(to) % 16 == 0) {
-    *reinterpret_cast<uint4*>(to) = uint4{four(0), four(1), four(2), four(3)};
-  } else {
-    for (int k = 0; k < 16 && k < cells; ++k) to[k] = static_cast<unsigned char>(bits >> k & 1);
-  }
-}
-
-// Threads: a block takes a bin of a cloud, a warp one chunk's places at a time, then a thread 16 cells at a time.
+// Threads: a block takes a bin of a cloud, a warp one chunk's places at a time, then a thread 16 cells.
 __device__ void mark_bin(const VoxelizeBinMarksParams& p) {
   __shared__ unsigned bits[(1 << 16) / WORD];
   __shared__ unsigned runs[LINES];
@@ -181,9 +170,9 @@ __device__ void mark_bin(const VoxelizeBinMarksParams& p) {
   const i64 groups = (p.cells + (1 << GROUP_BITS) - 1) >> GROUP_BITS;
   const int all = static_cast<int>((groups - bin + BINS - 1) / BINS) << GROUP_BITS;
   unsigned char* output = p.output + cloud * p.cells;
-  for (int place = thread * 16; place < all; place += MARK_BLOCK * 16) {
+  for (int place = thread * MARKS; place < all; place += MARK_BLOCK * MARKS) {
     const i64 cell = cell_of_place(bin, place);
-    write_sixteen(output + cell, bits[place / WORD] >> place % WORD & 0xffff, p.cells - cell);
+    write_marks(output + cell, bits[place / WORD] >> place % WORD, p.cells - cell);
   }
 }
 
