@@ -205,9 +205,7 @@ fn keys_of_more_tiles_than_a_block_scans_at_once_give_equal_bits() {
 fn many_points_are_marked_in_bits_with_equal_results() {
     let Some(device) = begin("many_points_are_marked_in_bits_with_equal_results") else { return };
     // Of clouds that are too small for bins: crowded voxels of any number, and few points a voxel in whole groups.
-    for (seed, (size, dtype)) in
-        [([7, 5, 3], DType::F32), ([1, 1, 1], DType::F64), ([128, 128, 16], DType::BF16)].into_iter().enumerate()
-    {
+    for (seed, (size, dtype)) in [([7, 5, 3], DType::F64), ([128, 128, 16], DType::BF16)].into_iter().enumerate() {
         let sizes = Sizes { batch: 17, count: 61_690 + seed, channels: 1 };
         let r = &mut Random(seed as u64);
         let mut case = CloudCase::new(r, [dtype, DType::F32], "occupancy", sizes, Spread::Even, Values::Small);
