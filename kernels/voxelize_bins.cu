@@ -45,11 +45,11 @@ constexpr int LINES = 256;
 
 __device__ int bin_of(int cell) { return cell >> GROUP_BITS & (BINS - 1); }
 
-__device__ int place_of(int cell) {
+__device__ int place_in_bin(int cell) {
   return cell >> (GROUP_BITS + BIN_BITS) << GROUP_BITS | (cell & ((1 << GROUP_BITS) - 1));
 }
 
-__device__ i64 cell_of_place(int bin, int place) {
+__device__ i64 cell_of_bin(int bin, int place) {
   const i64 group = i64{place >> GROUP_BITS} << BIN_BITS | bin;
   return group << GROUP_BITS | (place & ((1 << GROUP_BITS) - 1));
 }
@@ -96,7 +96,7 @@ __device__ void write_bins(const VoxelizeBinsParams& p) {
 #pragma unroll
     for (int k = 0; k < FOUR; ++k) {
       const int cell = cells[round][k];
-      if (cell >= 0) places[starts[bin_of(cell)] + ranks[round][k]] = static_cast<unsigned short>(place_of(cell));
+      if (cell >= 0) places[starts[bin_of(cell)] + ranks[round][k]] = static_cast<unsigned short>(place_in_bin(cell));
     }
   }
   __syncthreads();
@@ -171,7 +171,7 @@ __device__ void mark_bin(const VoxelizeBinMarksParams& p) {
   const int all = static_cast<int>((groups - bin + BINS - 1) / BINS) << GROUP_BITS;
   unsigned char* output = p.output + cloud * p.cells;
   for (int place = thread * MARKS; place < all; place += MARK_BLOCK * MARKS) {
-    const i64 cell = cell_of_place(bin, place);
+    const i64 cell = cell_of_bin(bin, place);
     write_marks(output + cell, bits[place / WORD] >> place % WORD, p.cells - cell);
   }
 }
