@@ -1,7 +1,7 @@
 //! How the voxels of a grid are shared out to bins, and the points of a cloud to chunks, to mark occupied voxels on
 //! CUDA; from plain numbers.
 
-use super::plan::{Tiles, shared_out};
+use super::launches::{Tiles, shared_out};
 use crate::error::Result;
 use crate::launch::Launch;
 use crate::ops::rows_plan::{MULTIPROCESSORS, blocks, kernel_name};

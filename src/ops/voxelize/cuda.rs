@@ -2,11 +2,12 @@
 
 use super::bins::Bins;
 use super::grid::Clouds;
+use super::launches::{self, Tiles};
 use super::params::{
     BinMarksParams, BinsParams, Chunks, Clear, OrderParams, Points, PointsParams, RowsParams, Small, SmallPointsParams,
     SmallRowsParams, SpreadParams, StartsParams, TileRowsParams, TilesParams, UnpackParams, strides,
 };
-use super::plan::{self, Tiles, Workspace};
+use super::plan::Workspace;
 use super::reduce::Reduce;
 use super::tiling::{self, Tiling};
 use crate::cuda;
@@ -38,7 +39,7 @@ pub(crate) unsafe fn sparse_rows(op: &'static str, launch: &Launch, params: &Row
 pub(crate) unsafe fn clear(op: &'static str, memory: *mut u8, bytes: usize, stream: Stream) -> Result<()> {
     let params = Clear { memory, bytes: bytes as i64 };
     // SAFETY: the caller's promise; Clear mirrors the kernel's struct.
-    unsafe { cuda::launch(op, stream.device, stream.handle, FILE, &plan::clear(op, bytes as u64)?, &params) }
+    unsafe { cuda::launch(op, stream.device, stream.handle, FILE, &launches::clear(op, bytes as u64)?, &params) }
 }
 
 /// Where the parts of a workspace lie.
@@ -81,8 +82,8 @@ unsafe fn by_point(
     stream: Stream,
 ) -> Result<()> {
     let (batch, points) = (clouds.batch(), clouds.points());
-    let each = plan::points_of_thread(reduce, batch, points);
-    let Tiles { launch, tiles } = plan::points(op, reduce, clouds.points.dtype(), batch, points)?;
+    let each = launches::points_of_thread(reduce, batch, points);
+    let Tiles { launch, tiles } = launches::points(op, reduce, clouds.points.dtype(), batch, points)?;
     let params = PointsParams { clouds: Points::new(clouds, tiles), output, places, each: each as i32 };
     // SAFETY: the caller's promise; PointsParams mirrors the kernel's struct.
     unsafe { cuda::launch(op, stream.device, stream.handle, FILE, &launch, &params) }
@@ -129,11 +130,11 @@ unsafe fn by_bits(
     // SAFETY: the caller's promise; the params mirror the kernels' structs.
     unsafe {
         clear(op, bits, clouds.batch() * plan.cells.div_ceil(64) * 8, stream)?;
-        let Tiles { launch, tiles } = plan::marks(op, clouds.points.dtype(), clouds.batch(), clouds.points())?;
-        let each = plan::COUNTED as i32;
+        let Tiles { launch, tiles } = launches::marks(op, clouds.points.dtype(), clouds.batch(), clouds.points())?;
+        let each = launches::COUNTED as i32;
         let params = PointsParams { clouds: Points::new(clouds, tiles), output: bits, places: null_mut(), each };
         cuda::launch(op, stream.device, stream.handle, FILE, &launch, &params)?;
-        let Tiles { launch, tiles } = plan::unpack(op, clouds.batch(), plan.cells)?;
+        let Tiles { launch, tiles } = launches::unpack(op, clouds.batch(), plan.cells)?;
         let params = UnpackParams { bits, output, cells: plan.cells as i64, tiles: tiles as i32 };
         cuda::launch(op, stream.device, stream.handle, FILE, &launch, &params)
     }
@@ -157,7 +158,7 @@ unsafe fn group(
     unsafe {
         clear(op, workspace, plan.starts_at, stream)?;
         by_point(op, clouds, Reduce::Count, parts.counts, parts.places, stream)?;
-        let Tiles { launch, tiles } = plan::starts(op, batch, plan.cells)?;
+        let Tiles { launch, tiles } = launches::starts(op, batch, plan.cells)?;
         let params = StartsParams {
             counts: parts.counts,
             starts: parts.starts,
@@ -166,7 +167,7 @@ unsafe fn group(
             tiles: tiles as i32,
         };
         cuda::launch(op, stream.device, stream.handle, FILE, &launch, &params)?;
-        let Tiles { launch, tiles } = plan::order(op, clouds.points.dtype(), batch, points)?;
+        let Tiles { launch, tiles } = launches::order(op, clouds.points.dtype(), batch, points)?;
         let params = OrderParams {
             clouds: Points::new(clouds, tiles),
             places: parts.places,
@@ -221,7 +222,7 @@ pub(crate) unsafe fn tile(
         bits: tiling.bits as i32,
         shared_bits: tiling.shared_bits as i32,
     };
-    let Tiles { launch, tiles } = plan::chunks(op, clouds.points.dtype(), clouds.batch(), tiling)?;
+    let Tiles { launch, tiles } = launches::chunks(op, clouds.points.dtype(), clouds.batch(), tiling)?;
     let params = TilesParams {
         clouds: Points::new(clouds, tiles),
         chunks,
@@ -251,7 +252,7 @@ unsafe fn small_rows(
     stream: Stream,
 ) -> Result<()> {
     let channels = params.channels as usize;
-    let Tiles { launch, tiles } = plan::small_rows(op, reduce, backward, dtype, clouds.batch(), small, channels)?;
+    let Tiles { launch, tiles } = launches::small_rows(op, reduce, backward, dtype, clouds.batch(), small, channels)?;
     let rows = RowsParams { tiles: tiles as i32, ..*params };
     let params = SmallRowsParams { rows, small: Small::new(clouds, small.bits, tiles) };
     // SAFETY: the caller's promise; SmallRowsParams mirrors the kernel's struct.
@@ -283,13 +284,13 @@ unsafe fn reduce_cells(
         if let Some(tiling) = &plan.tiling {
             let parts = Parts::new(plan, workspace);
             let chunks = tile(op, clouds, tiling, &parts.grouped(), null_mut(), 0, stream)?;
-            let Tiles { launch, tiles } = plan::tile_rows(op, reduce, backward, dtype, batch, tiling, channels)?;
+            let Tiles { launch, tiles } = launches::tile_rows(op, reduce, backward, dtype, batch, tiling, channels)?;
             let rows = RowsParams { tiles: tiles as i32, ..*params };
             let params = TileRowsParams { rows, chunks, order: parts.order, cursor: parts.cursor };
             return cuda::launch(op, stream.device, stream.handle, TILES_FILE, &launch, &params);
         }
         let parts = group(op, clouds, plan, workspace, stream)?;
-        let Tiles { launch, tiles } = plan::rows(op, reduce, backward, dtype, batch, plan.cells, channels)?;
+        let Tiles { launch, tiles } = launches::rows(op, reduce, backward, dtype, batch, plan.cells, channels)?;
         let params = RowsParams {
             counts: parts.counts,
             starts: parts.starts,
@@ -320,7 +321,7 @@ pub(super) fn forward(
     unsafe {
         let Some(features) = features else {
             if let Some(small) = &plan.small {
-                let Tiles { launch, tiles } = plan::small_points(op, reduce, clouds.batch(), small)?;
+                let Tiles { launch, tiles } = launches::small_points(op, reduce, clouds.batch(), small)?;
                 let params = SmallPointsParams { small: Small::new(clouds, small.bits, tiles), output };
                 return cuda::launch(op, stream.device, stream.handle, SMALL_FILE, &launch, &params);
             }
@@ -388,7 +389,7 @@ pub(super) fn backward(
         if let Some(tiling) = &plan.tiling {
             let parts = Parts::new(plan, workspace);
             let chunks = tile(op, clouds, tiling, &parts.grouped(), output, row_bytes, stream)?;
-            let Tiles { launch, tiles } = plan::tile_spread(op, grad.dtype(), batch, tiling, channels)?;
+            let Tiles { launch, tiles } = launches::tile_spread(op, grad.dtype(), batch, tiling, channels)?;
             let rows = RowsParams { tiles: tiles as i32, ..rows };
             let params = TileRowsParams { rows, chunks, order: parts.order, cursor: parts.cursor };
             return cuda::launch(op, stream.device, stream.handle, TILES_FILE, &launch, &params);
@@ -397,7 +398,7 @@ pub(super) fn backward(
             clear(op, workspace, plan.bytes, stream)?;
             by_point(op, clouds, Reduce::Count, workspace, null_mut(), stream)?;
         }
-        let Tiles { launch, tiles } = plan::spread(op, clouds.points.dtype(), grad.dtype(), batch, points)?;
+        let Tiles { launch, tiles } = launches::spread(op, clouds.points.dtype(), grad.dtype(), batch, points)?;
         let params = SpreadParams {
             clouds: Points::new(clouds, tiles),
             grad: grad.data(),

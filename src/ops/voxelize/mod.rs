@@ -15,6 +15,7 @@ pub(crate) mod cuda;
 pub mod exact;
 pub mod grid;
 pub(crate) mod groups_cpu;
+pub mod launches;
 #[cfg(feature = "cuda")]
 pub(crate) mod params;
 pub mod plan;

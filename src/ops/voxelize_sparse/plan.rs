@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::launch::Launch;
 use crate::ops::rows_plan::{blocks, kernel_name, line};
 use crate::ops::voxelize::grid::Grid;
-use crate::ops::voxelize::plan::{BLOCK, GROUP, Tiles, tiles};
+use crate::ops::voxelize::launches::{BLOCK, GROUP, Tiles, tiles};
 use crate::ops::voxelize::tiling::Tiling;
 use crate::tensor::DType;
 
