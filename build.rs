@@ -4,6 +4,8 @@
 
 #[path = "build-script/images.rs"]
 mod images;
+#[path = "build-script/kept.rs"]
+mod kept;
 #[path = "build-script/nvrtc.rs"]
 mod nvrtc;
 #[path = "build-script/torch.rs"]
@@ -49,13 +51,13 @@ fn build() -> Result<(), String> {
         embed_kernels(torch.as_ref())?;
     }
     #[cfg(feature = "torch")]
-    library::build(torch.as_ref().ok_or(torch::NOT_FOUND)?)?;
+    library::build(torch.as_ref().ok_or(torch::NOT_FOUND)?, &out()?)?;
     Ok(())
 }
 
 /// Compiles the kernels, or says why this build has none: a CPU-only library is never a surprise.
 fn embed_kernels(torch: Option<&Torch>) -> Result<(), String> {
-    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is set by cargo")?);
+    let out = out()?;
     println!("cargo::rerun-if-changed=kernels");
     let wanted = variable("ROBOCACHE_CUDA").unwrap_or_default();
     if wanted == "0" {
@@ -77,6 +79,11 @@ fn embed_kernels(torch: Option<&Torch>) -> Result<(), String> {
     println!("cargo::rustc-env=ROBOCACHE_NVRTC_VERSION={}", nvrtc.version());
     println!("cargo::rustc-cfg=robocache_cuda");
     Ok(())
+}
+
+/// The folder for what this script makes.
+fn out() -> Result<PathBuf, String> {
+    Ok(env::var_os("OUT_DIR").ok_or("OUT_DIR is set by cargo")?.into())
 }
 
 /// An environment variable that is set and not empty; cargo runs this script again when it changes.

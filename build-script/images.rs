@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{env, fs, thread};
 
+use crate::kept;
 use crate::nvrtc::Nvrtc;
 
 /// Machine code: A100, RTX 30, RTX 40, H100 and H200, B200, RTX 50 and RTX PRO.
@@ -43,8 +44,7 @@ pub fn compile(nvrtc: &Nvrtc, folder: &Path, out: &Path, only: &[u32], lines: bo
             nvrtc.version(),
         );
     }
-    let kept = kept(out);
-    fs::create_dir_all(&kept).map_err(|error| format!("{}: {error}", kept.display()))?;
+    let kept = kept::folder(out, "robocache-images")?;
     let options = options(folder, &nvrtc.includes, lines);
     let mut targets: Vec<_> =
         cubins.into_iter().map(|number| ("Sm", "sm", number)).chain([("Compute", "compute", PTX)]).collect();
@@ -70,12 +70,9 @@ pub fn compile(nvrtc: &Nvrtc, folder: &Path, out: &Path, only: &[u32], lines: bo
             return Ok((image, String::new()));
         }
         let (bytes, log) = nvrtc.compile(&source.display().to_string(), &text, &arch, &options)?;
-        // Under its name only once it is whole: no interrupted build, nor one at work beside this, shows half an image.
-        let part = image.path.with_extension(format!("{}.part", std::process::id()));
         let mut packed = (bytes.len() as u64).to_le_bytes().to_vec();
         packed.append(&mut miniz_oxide::deflate::compress_to_vec_zlib(&bytes, LEVEL));
-        write(&part, &packed)?;
-        fs::rename(&part, &image.path).map_err(|error| format!("{}: {error}", part.display()))?;
+        kept::make(&image.path, |part| write(part, &packed))?;
         Ok((image, log))
     };
     let results: Vec<_> = in_parallel(&jobs, run).into_iter().collect::<Result<_, _>>()?;
@@ -85,13 +82,6 @@ pub fn compile(nvrtc: &Nvrtc, folder: &Path, out: &Path, only: &[u32], lines: bo
     let lines = logs.iter().flat_map(|log| log.lines()).filter(|line| !line.trim().is_empty());
     lines.for_each(|line| println!("cargo::warning={line}"));
     Ok(images)
-}
-
-/// Where images are kept: beside cargo's own folders (`target/release`), so that every set of features uses the same
-/// ones; else in `out`.
-fn kept(out: &Path) -> PathBuf {
-    let build = out.ancestors().nth(2).filter(|folder| folder.ends_with("build"));
-    build.and_then(Path::parent).map_or(out.to_owned(), |profile| profile.join("robocache-images"))
 }
 
 /// Writes `images.rs`: the table of the images' bytes, empty in a CPU-only build.
