@@ -68,29 +68,37 @@ constexpr int FOURS = SCANNED / 4;
 // Cells of a grid that int32 counts are found in less time.
 __device__ bool is_narrow(const Clouds& clouds) { return clouds.cells <= 0x7fffffff; }
 
-// Threads: one for four neighbouring points, as in `count`, or for one.
-template <class P, class Index>
-__device__ void mark(const VoxelizePointsParams& p) {
+// Writes a value to each voxel with points. Threads: one for four neighbouring points, as in `count`, or for one.
+template <class P, class Index, class T>
+__device__ void mark(const VoxelizePointsParams& p, T value) {
   const Tile tile = tile_of(p.clouds.tiles);
   const i64 point = (tile.index * BLOCK + threadIdx.x) * p.each, end = count_of(p.clouds, tile.cloud);
-  unsigned char* output = p.output + tile.cloud * p.clouds.cells;
+  T* output = reinterpret_cast<T*>(p.output) + tile.cloud * p.clouds.cells;
   // Threads that meet here write the same.
   if (p.each == 1) {
     const i64 cell = point < end ? cell_of<P>(p.clouds, tile.cloud, point) : -1;
-    if (cell >= 0) output[cell] = 1;
+    if (cell >= 0) output[cell] = value;
     return;
   }
   Index cells[FOUR];
   cells_of_four<P>(p.clouds, tile.cloud, point, end, cells);
 #pragma unroll
   for (int k = 0; k < FOUR; ++k)
-    if (cells[k] >= 0) output[cells[k]] = 1;
+    if (cells[k] >= 0) output[cells[k]] = value;
 }
 
 template <class P>
 __device__ void occupancy(const VoxelizePointsParams& p) {
-  if (is_narrow(p.clouds)) mark<P, int>(p);
-  else mark<P, i64>(p);
+  constexpr unsigned char occupied = 1;
+  if (is_narrow(p.clouds)) mark<P, int>(p, occupied);
+  else mark<P, i64>(p, occupied);
+}
+
+// Sets to zero the counts that `count` then adds to, and no others: of few points in a large grid.
+template <class P>
+__device__ void reset(const VoxelizePointsParams& p) {
+  if (is_narrow(p.clouds)) mark<P, int>(p, 0);
+  else mark<P, i64>(p, 0);
 }
 
 // Points a voxel from which it is worth looking whether it is marked.
@@ -136,16 +144,18 @@ __device__ void unpack(const VoxelizeUnpackParams& p) {
 template <class P, class Index>
 __device__ void count_in(const VoxelizePointsParams& p) {
   const Tile tile = tile_of(p.clouds.tiles);
-  const i64 point = (tile.index * BLOCK + threadIdx.x) * FOUR;
+  const i64 point = (tile.index * BLOCK + threadIdx.x) * p.each, end = count_of(p.clouds, tile.cloud);
   int* counts = reinterpret_cast<int*>(p.output) + tile.cloud * p.clouds.cells;
   const i64 row = tile.cloud * p.clouds.points_count;
+  const auto take = [&](Index cell, i64 point) {
+    const int place = count_up(cell, [counts](Index cell, int number) { return atomicAdd(&counts[cell], number); });
+    if (p.places != nullptr && point < p.clouds.points_count) p.places[row + point] = place;
+  };
+  if (p.each == 1) return take(point < end ? static_cast<Index>(cell_of<P>(p.clouds, tile.cloud, point)) : -1, point);
   Index cells[FOUR];
-  cells_of_four<P>(p.clouds, tile.cloud, point, count_of(p.clouds, tile.cloud), cells);
+  cells_of_four<P>(p.clouds, tile.cloud, point, end, cells);
 #pragma unroll
-  for (int k = 0; k < FOUR; ++k) {
-    const int place = count_up(cells[k], [counts](Index cell, int number) { return atomicAdd(&counts[cell], number); });
-    if (p.places != nullptr && point + k < p.clouds.points_count) p.places[row + point + k] = place;
-  }
+  for (int k = 0; k < FOUR; ++k) take(cells[k], point + k);
 }
 
 template <class P>
@@ -226,30 +236,61 @@ __device__ void order(const VoxelizeOrderParams& p) {
   p.order[row + p.starts[tile.cloud * p.clouds.cells + cell] + place] = static_cast<int>(point);
 }
 
-// Threads: a lane finds the voxel of one point, then the warp walks over the channels of its 32 points.
+// Loads of a thread that are in flight at once.
+template <int N>
+struct Loads {
+  static constexpr int COUNT = N;
+};
+constexpr int SENT = 8;
+
+// Blocks along y share the channels. Threads: a lane finds the voxel of one point, then the warp walks over the block's
+// channels of its 32 points.
 template <class P, class V>
 __device__ void spread(const VoxelizeSpreadParams& p) {
   const Tile tile = tile_of(p.clouds.tiles);
   const int lane = threadIdx.x % WARP;
   const i64 first = tile.index * BLOCK + threadIdx.x - lane, all = p.clouds.points_count;
-  if (first >= all) return;
+  const i64 part = (p.channels + gridDim.y - 1) / gridDim.y, from = blockIdx.y * part;
+  const i64 width = p.channels - from < part ? p.channels - from : part;
+  if (first >= all || width <= 0) return;
   const bool valid = first + lane < count_of(p.clouds, tile.cloud);
   const i64 mine = valid ? cell_of<P>(p.clouds, tile.cloud, first + lane) : -1;
   const int number = mine >= 0 && p.counts != nullptr ? p.counts[tile.cloud * p.clouds.cells + mine] : 1;
-  const i64 points = all - first < WARP ? all - first : WARP, elements = points * p.channels;
-  V* output = static_cast<V*>(p.output) + (tile.cloud * all + first) * p.channels;
-  const V* grad = element<V>(p.grad, tile.cloud * p.cloud_stride);
-  for (i64 begin = 0; begin < elements; begin += WARP) {
-    const i64 at = begin + lane;
-    const int point = at < elements ? static_cast<int>(at / p.channels) : 0;
-    const i64 cell = __shfl_sync(ALL_LANES, mine, point);
-    const int count = __shfl_sync(ALL_LANES, number, point);
-    if (at >= elements) continue;
-    const i64 channel = at - point * p.channels;
-    V sent = narrow_from<V>(0.0);
-    if (cell >= 0) sent = grad[channel * p.channel_stride + cell * p.cell_stride];
-    output[at] = count > 1 ? divided(sent, count) : sent;
-  }
+  const i64 points = all - first < WARP ? all - first : WARP, elements = points * width;
+  V* output = static_cast<V*>(p.output) + (tile.cloud * all + first) * p.channels + from;
+  const V* grad = element<V>(p.grad, tile.cloud * p.cloud_stride + from * p.channel_stride);
+  // The lane's next element; 32 further on it is of so many points and channels later.
+  i64 at = lane, point = lane / width, channel = lane % width;
+  const i64 points_on = WARP / width, channels_on = WARP % width;
+  const auto send = [&](auto loads) {
+    constexpr int N = decltype(loads)::COUNT;
+    V sent[N];
+    int counts[N];
+    i64 places[N];
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      const i64 cell = __shfl_sync(ALL_LANES, mine, static_cast<int>(point));
+      counts[k] = __shfl_sync(ALL_LANES, number, static_cast<int>(point));
+      const bool there = at < elements;
+      places[k] = there ? point * p.channels + channel : -1;
+      // No load is left out: one that may not happen waits for those before it.
+      const bool sends = there && cell >= 0;
+      const V read = grad[sends ? channel * p.channel_stride + cell * p.cell_stride : 0];
+      sent[k] = sends ? read : narrow_from<V>(0.0);
+      at += WARP;
+      point += points_on;
+      channel += channels_on;
+      if (channel >= width) {
+        channel -= width;
+        ++point;
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < N; ++k)
+      if (places[k] >= 0) output[places[k]] = counts[k] > 1 ? divided(sent[k], counts[k]) : sent[k];
+  };
+  while (elements - (at - lane) > WARP) send(Loads<SENT>());
+  if (at - lane < elements) send(Loads<1>());
 }
 
 }  // namespace
@@ -284,6 +325,11 @@ extern "C" __global__ void __launch_bounds__(BLOCK) voxelize_starts(const __grid
       voxelize_mark_##NAME(const __grid_constant__ VoxelizePointsParams p) {                                           \
     begin();                                                                                                           \
     occupancy_bits<P>(p);                                                                                              \
+  }                                                                                                                    \
+  extern "C" __global__ void __launch_bounds__(BLOCK)                                                                  \
+      voxelize_reset_##NAME(const __grid_constant__ VoxelizePointsParams p) {                                          \
+    begin();                                                                                                           \
+    reset<P>(p);                                                                                                       \
   }                                                                                                                    \
   extern "C" __global__ void __launch_bounds__(BLOCK)                                                                  \
       voxelize_count_##NAME(const __grid_constant__ VoxelizePointsParams p) {                                          \

@@ -21,7 +21,7 @@ use clouds_run::{assert_same, run_dense, run_sparse};
 use device::{Device, Gpu, begin};
 use random::array::{Array, Layout};
 use random::run::Host;
-use random::{FLOATING, Random, cases};
+use random::{FLOATING, Random, cases, encode};
 use robocache::{DType, Error, Serial};
 
 /// Fewer than of `resample`: each case is up to a dozen calls, and a sort is many launches.
@@ -215,6 +215,39 @@ fn many_points_are_marked_in_bits_with_equal_results() {
     }
 }
 
+/// The same box in so many voxels.
+fn cut_otherwise(case: &mut CloudCase, size: [i32; 3]) {
+    let edge = |axis: usize| case.voxel_size[axis % case.voxel_size.len()];
+    let edges = [0, 1, 2].map(|axis| edge(axis) * case.grid_size[axis] as f64 / f64::from(size[axis]));
+    (case.voxel_size, case.grid_size) = (edges.to_vec(), size.map(i64::from).to_vec());
+}
+
+#[test]
+fn means_of_few_points_in_large_grids_give_equal_bits() {
+    let Some(device) = begin("means_of_few_points_in_large_grids_give_equal_bits") else { return };
+    // Points are counted by voxel; blocks share the channels of few; threads take four of many.
+    for (seed, (size, dtype, batch, count, channels, spread)) in [
+        ([100, 90, 90], DType::F64, 2, 300, 5, Spread::Even),
+        ([100, 90, 90], DType::F32, 1, 301, 9, Spread::Few),
+        ([100, 90, 90], DType::BF16, 1, 33, 33, Spread::Even),
+        ([100, 90, 90], DType::F16, 2, 2600, 1, Spread::Heavy),
+        ([150, 150, 150], DType::F16, 1, 140_003, 1, Spread::Even),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (r, sizes) = (&mut Random(40 + seed as u64), Sizes { batch, count, channels });
+        let mut case = CloudCase::new(r, [FLOATING[seed % 4], dtype], "mean", sizes, spread, Values::Small);
+        cut_otherwise(&mut case, size);
+        let cells = size.into_iter().product::<i32>() as usize;
+        case.grad =
+            Array::new(r, dtype, &[batch, channels, cells], Layout::Dense, |_, at| encode(dtype, (at % 2039) as f64));
+        let wanted = run_dense(&case, &Host::new(&Serial), 0x3c).unwrap();
+        let found = run_dense(&case, &Gpu::new(device, seed as u64), fill_of(seed as u64)).unwrap();
+        assert_same(&found, &wanted, &(seed, size, dtype));
+    }
+}
+
 #[test]
 fn many_points_are_marked_by_bins_with_equal_results() {
     let Some(device) = begin("many_points_are_marked_by_bins_with_equal_results") else { return };
@@ -233,10 +266,7 @@ fn many_points_are_marked_by_bins_with_equal_results() {
         let sizes = Sizes { batch, count, channels: 1 };
         let r = &mut Random(20 + seed as u64);
         let mut case = CloudCase::new(r, [dtype, DType::F32], "occupancy", sizes, Spread::Even, Values::Small);
-        // The same box in other voxels.
-        let edge = |axis: usize| case.voxel_size[axis % case.voxel_size.len()];
-        let edges = [0, 1, 2].map(|axis| edge(axis) * case.grid_size[axis] as f64 / size[axis] as f64);
-        (case.voxel_size, case.grid_size) = (edges.to_vec(), size.map(i64::from).to_vec());
+        cut_otherwise(&mut case, size);
         // All points of a cloud alone, so that every chunk and round has some.
         case.lengths = case.lengths.filter(|_| batch > 1);
         let wanted = run_dense(&case, &Host::new(&Serial), 0x3c).unwrap();

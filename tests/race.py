@@ -3,8 +3,8 @@
     compute-sanitizer --tool racecheck python tests/race.py
 
 Sizes are those at which a plan takes another way: small clouds, tiles, tiles of more points than a block keeps, voxels
-that a block shares, keys, a crowd that is marked by bins; gradients of few and many targets, ascending or not, of short
-rows and of long ones.
+that a block shares, keys, few points in large grids, a crowd that is marked by bins; gradients of few and many targets,
+ascending or not, of short rows and of long ones.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ CLOUDS = (  # points, channels, voxels along each axis, points in one voxel, typ
     (6000, 2, 32, 2600, torch.float32),
     (3000, 3, 8, 0, torch.bfloat16),
     (3000, 2, 300, 100, torch.float32),
+    (2100, 40, 100, 50, torch.bfloat16),
 )
 SIGNALS = (  # batch, samples, channels, targets, type of values, whether targets ascend
     (2, 50, 16, 40, torch.float32, True),

@@ -7,9 +7,9 @@ use super::params::{
     BinMarksParams, BinsParams, Chunks, Clear, OrderParams, Points, PointsParams, RowsParams, Small, SmallPointsParams,
     SmallRowsParams, SpreadParams, StartsParams, TileRowsParams, TilesParams, UnpackParams, strides,
 };
-use super::plan::Workspace;
+use super::plan::{self, Workspace};
 use super::reduce::Reduce;
-use super::tiling::{self, Tiling};
+use super::tiling::{self, CELLS_OF_POINT, Tiling};
 use crate::cuda;
 use crate::device::Stream;
 use crate::error::Result;
@@ -82,9 +82,22 @@ unsafe fn by_point(
     stream: Stream,
 ) -> Result<()> {
     let (batch, points) = (clouds.batch(), clouds.points());
-    let each = launches::points_of_thread(reduce, batch, points);
+    let each = launches::points_of_thread(batch, points);
     let Tiles { launch, tiles } = launches::points(op, reduce, clouds.points.dtype(), batch, points)?;
     let params = PointsParams { clouds: Points::new(clouds, tiles), output, places, each: each as i32 };
+    // SAFETY: the caller's promise; PointsParams mirrors the kernel's struct.
+    unsafe { cuda::launch(op, stream.device, stream.handle, FILE, &launch, &params) }
+}
+
+/// Sets the counts of the cells that have points to zero.
+///
+/// # Safety
+/// As for [`sparse_rows`]: there is a count for each cell.
+unsafe fn reset(op: &'static str, clouds: &Clouds, counts: *mut u8, stream: Stream) -> Result<()> {
+    let (batch, points) = (clouds.batch(), clouds.points());
+    let each = launches::points_of_thread(batch, points) as i32;
+    let Tiles { launch, tiles } = launches::reset(op, clouds.points.dtype(), batch, points)?;
+    let params = PointsParams { clouds: Points::new(clouds, tiles), output: counts, places: null_mut(), each };
     // SAFETY: the caller's promise; PointsParams mirrors the kernel's struct.
     unsafe { cuda::launch(op, stream.device, stream.handle, FILE, &launch, &params) }
 }
@@ -386,7 +399,8 @@ pub(super) fn backward(
         if let Some(small) = &plan.small {
             return small_rows(op, clouds, reduce, true, grad.dtype(), &rows, small, stream);
         }
-        if let Some(tiling) = &plan.tiling {
+        let counted = mean && plan::few(points, channels, plan.cells);
+        if let Some(tiling) = plan.tiling.as_ref().filter(|_| !counted) {
             let parts = Parts::new(plan, workspace);
             let chunks = tile(op, clouds, tiling, &parts.grouped(), output, row_bytes, stream)?;
             let Tiles { launch, tiles } = launches::tile_spread(op, grad.dtype(), batch, tiling, channels)?;
@@ -395,10 +409,15 @@ pub(super) fn backward(
             return cuda::launch(op, stream.device, stream.handle, TILES_FILE, &launch, &params);
         }
         if mean {
-            clear(op, workspace, plan.bytes, stream)?;
+            if points <= plan.cells / CELLS_OF_POINT {
+                reset(op, clouds, workspace, stream)?;
+            } else {
+                clear(op, workspace, batch * plan.cells * 4, stream)?;
+            }
             by_point(op, clouds, Reduce::Count, workspace, null_mut(), stream)?;
         }
-        let Tiles { launch, tiles } = launches::spread(op, clouds.points.dtype(), grad.dtype(), batch, points)?;
+        let Tiles { launch, tiles } =
+            launches::spread(op, clouds.points.dtype(), grad.dtype(), batch, points, channels)?;
         let params = SpreadParams {
             clouds: Points::new(clouds, tiles),
             grad: grad.data(),

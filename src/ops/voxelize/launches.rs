@@ -71,9 +71,8 @@ pub fn clear(op: &str, bytes: u64) -> Result<Launch> {
 }
 
 /// Points that one thread marks or counts.
-pub fn points_of_thread(reduce: Reduce, batch: usize, points: usize) -> u64 {
-    let few = batch.saturating_mul(points) <= POINTS_OF_SINGLE;
-    if few && reduce == Reduce::Occupancy { 1 } else { COUNTED }
+pub fn points_of_thread(batch: usize, points: usize) -> u64 {
+    if batch.saturating_mul(points) <= POINTS_OF_SINGLE { 1 } else { COUNTED }
 }
 
 /// Marks or counts points: a thread four of them, of f32 three loads of 16 bytes, or of few one.
@@ -82,7 +81,12 @@ pub fn points(op: &str, reduce: Reduce, dtype: DType, batch: usize, points: usiz
         Reduce::Occupancy => kernel_name!(@floats "voxelize_occupancy_", "", dtype),
         _ => kernel_name!(@floats "voxelize_count_", "", dtype),
     };
-    tiles(op, kernel, batch, points, points_of_thread(reduce, batch, points))
+    tiles(op, kernel, batch, points, points_of_thread(batch, points))
+}
+
+/// Sets the counts of the cells that have points to zero, as above.
+pub fn reset(op: &str, dtype: DType, batch: usize, points: usize) -> Result<Tiles> {
+    tiles(op, kernel_name!(@floats "voxelize_reset_", "", dtype), batch, points, points_of_thread(batch, points))
 }
 
 /// Marks points in bits, as above.
@@ -105,15 +109,18 @@ pub fn order(op: &str, dtype: DType, batch: usize, points: usize) -> Result<Tile
     tiles(op, kernel_name!(@floats "voxelize_order_", "", dtype), batch, points, 1)
 }
 
-/// Sends a gradient to every point: a thread a point, its warp all channels.
-pub fn spread(op: &str, points: DType, grad: DType, batch: usize, count: usize) -> Result<Tiles> {
+/// Sends a gradient to every point: a thread a point, its warp their channels; where blocks are few, several share
+/// these, at least a sector of 32 bytes each.
+pub fn spread(op: &str, points: DType, grad: DType, batch: usize, count: usize, channels: usize) -> Result<Tiles> {
     let kernel = match points {
         DType::F64 => kernel_name!(@floats "voxelize_spread_f64_", "", grad),
         DType::F32 => kernel_name!(@floats "voxelize_spread_f32_", "", grad),
         DType::F16 => kernel_name!(@floats "voxelize_spread_f16_", "", grad),
         _ => kernel_name!(@floats "voxelize_spread_bf16_", "", grad),
     };
-    tiles(op, kernel, batch, count, 1)
+    let tiles = (count as u64).div_ceil(u64::from(BLOCK));
+    let parts = parts(tiles.saturating_mul(batch as u64), grad, channels.div_ceil(2), TILE_BITS);
+    shared_out(op, kernel, batch, tiles, parts, BLOCK)
 }
 
 /// Reduces rows of points that are in order in memory: a block 1024 rows of one grid.
@@ -278,6 +285,10 @@ mod tests {
         assert_eq!(parts(32, 64), 4, "128 tiles of 256 cells and 16 channels");
         assert_eq!(parts(16, 64), 1, "128 tiles of 32 cells and 128 channels");
         assert_eq!(parts(16, 300), 3);
+        let spread =
+            |count, channels| spread("voxelize", DType::F64, DType::F32, 2, count, channels).unwrap().launch.grid;
+        assert_eq!((spread(300, 9), spread(300, 64)), ([4, 2, 1], [4, 8, 1]), "8 channels are a sector");
+        assert_eq!((spread(300_000, 64), spread(300, 0)), ([2344, 1, 1], [4, 1, 1]));
     }
 
     #[test]

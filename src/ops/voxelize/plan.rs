@@ -55,6 +55,17 @@ pub struct Workspace {
     pub bytes: usize,
 }
 
+/// What counting the points of a voxel costs, in channels of its gradient: two scattered writes and two reads.
+const CHANNELS_OF_COUNT: usize = 4;
+/// Cells for each element of the points' gradient from which on CUDA a mean's goes to the points one by one.
+const CELLS_OF_ELEMENT: usize = 4;
+
+/// Whether the gradient of a mean goes to points that were counted by voxel on CUDA, not to those of a tile together:
+/// so few in a large grid that the blocks of most tiles have nothing to do.
+pub(crate) fn few(points: usize, channels: usize, cells: usize) -> bool {
+    points.saturating_mul(channels.saturating_add(CHANNELS_OF_COUNT)) <= cells / CELLS_OF_ELEMENT
+}
+
 impl Workspace {
     /// What that call needs.
     pub fn new(
@@ -77,7 +88,8 @@ impl Workspace {
         let tiling = tiling.filter(|tiling| !spreads || tiling.shared_bits == 0 || tiling.spreads(points, cells));
         let tiled = tiling.is_some();
         let (groups, mean) = (groups && small.is_none(), mean && small.is_none());
-        let counts = cuda && !tiled && (groups || mean);
+        // A call says later how many channels there are.
+        let counts = cuda && (!tiled && (groups || mean) || mean && few(points, 1, cells));
         let marks = !backward && reduce == Reduce::Occupancy && cells / CELLS_OF_MARK <= points;
         let bins = if marks && cuda && small.is_none() { Bins::new(batch, points, cells) } else { None };
         let parts = match (marks, cuda) {
@@ -201,6 +213,16 @@ mod tests {
             |points| Workspace::new("voxelize", 1, points, 72_500_000, Reduce::Mean, true, true).unwrap().tiling;
         assert!(shared(15_000_000).is_some() && shared(60_000_000).is_none(), "long lists");
         assert!(Workspace::new("voxelize", 1 << 40, 1 << 30, CELLS, Reduce::Max, true, true).is_err());
+    }
+
+    #[test]
+    fn means_of_few_points_may_count_them_by_voxel() {
+        assert!(few(70_000, 1, 3_900_000) && few(70_000, 9, 3_900_000) && !few(70_000, 10, 3_900_000));
+        assert!(!few(usize::MAX, 1, CELLS) && few(0, usize::MAX, CELLS) && few(5, 0, 80));
+        let plan = |points| Workspace::new("voxelize", 3, points, CELLS, Reduce::Mean, true, true).unwrap();
+        let sparse = plan(100_000);
+        assert_eq!((sparse.counts_at, sparse.cursor_at), (0, 3 * CELLS * 4), "either way has its memory");
+        assert!(sparse.tiling.is_some() && plan(500_000).cursor_at == 0);
     }
 
     #[test]
