@@ -103,11 +103,30 @@ __device__ Samples<T> targets_of(const Timeline& times, i64 batch) {
   return {element<T>(times.target_times, batch * times.target_row), times.target_step, times.targets};
 }
 
+// Targets that a thread looks at together.
+constexpr int LOOKED = 4;
+
 // Whether a target does not come after the one before it.
 template <class T>
 __device__ bool descends(const Samples<T>& targets, i64 column) {
   const T target = targets.at(column);
   return !((column > 0 ? targets.at(column - 1) : target) <= target);
+}
+
+// The same of the column and the next ones that are a block apart, all loaded together; past the last it is the last.
+template <int COUNT, class T>
+__device__ bool any_descends(const Samples<T>& targets, i64 column) {
+  T here[COUNT], before[COUNT];
+#pragma unroll
+  for (int k = 0; k < COUNT; ++k) {
+    const i64 next = column + k * PLAIN_BLOCK, at = next < targets.count ? next : targets.count - 1;
+    here[k] = targets.at(at);
+    before[k] = targets.at(at > 0 ? at - 1 : 0);
+  }
+  bool found = false;
+#pragma unroll
+  for (int k = 0; k < COUNT; ++k) found |= !(before[k] <= here[k]);
+  return found;
 }
 
 // Targets of ascending ones that come before those whose bracket begins at `sample`.
@@ -128,7 +147,10 @@ __device__ bool disorder_of_row(const ResampleBackwardParams& p, i64 batch) {
       found |= p.disorder[tile] != 0;
   } else {
     const Samples<T> row = targets_of<T>(p.times, batch);
-    for (i64 column = threadIdx.x; column < targets; column += PLAIN_BLOCK) found |= descends(row, column);
+    i64 begin = 0;
+    for (; begin + PLAIN_BLOCK < targets; begin += LOOKED * PLAIN_BLOCK)
+      found |= any_descends<LOOKED>(row, begin + threadIdx.x);
+    if (begin < targets) found |= any_descends<1>(row, begin + threadIdx.x);
   }
   // Where a line goes on past the last sample, that sample's bracket lies among those of the one before.
   if (p.times.outside == EXTRAPOLATE && targets > 0) {
