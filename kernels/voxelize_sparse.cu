@@ -341,30 +341,40 @@ __device__ void spread(const VoxelizeSparseSpreadParams& p) {
   const i64 point = p.points * groups <= 0xffffffffll
                         ? static_cast<i64>(static_cast<unsigned>(at) / static_cast<unsigned>(groups))
                         : at / groups;
-  const i64 channel = (at - point * groups) * GROUP, row = p.point_voxel[point];
+  const i64 channel = (at - point * groups) * GROUP, row = p.rows > 0 ? p.point_voxel[point] : -1;
   const bool kept = row >= 0 && row < p.rows;
-  const double count = kept && p.counts != nullptr ? p.counts[row] : 1;
-  const V* from = element<V>(p.grad, (kept ? row : 0) * p.row_stride + channel * p.channel_stride);
   V* to = static_cast<V*>(p.output) + point * p.channels + channel;
   const bool whole = p.channels % GROUP == 0 && p.channel_stride == 1 && p.row_stride % GROUP == 0 &&
                      (reinterpret_cast<u64>(p.grad) | reinterpret_cast<u64>(p.output)) % sizeof(Chunk) == 0;
   const V zero = narrow_from<V>(0.0);
+  if (p.rows <= 0) {
+    for (int k = 0; k < GROUP && channel + k < p.channels; ++k) to[k] = zero;
+    return;
+  }
+  // A point without a row reads the first one's: a load that may not happen waits for those before it.
+  const i64 read = kept ? row : 0;
+  const V* from = element<V>(p.grad, read * p.row_stride + channel * p.channel_stride);
   if (whole) {
     Packed<Chunk> packed;
-    Chunk chunk;
-    if (kept) {
-      packed.load(from);
-      chunk = packed.unpack();
+    packed.load(from);
+    const int count = p.counts != nullptr ? p.counts[read] : 1;
+    Chunk chunk = packed.unpack();
+    if (count > 1) {
+#pragma unroll
+      for (int k = 0; k < GROUP; ++k) chunk.at[k] = divided(chunk.at[k], count);
     }
 #pragma unroll
-    for (int k = 0; k < GROUP; ++k) chunk.at[k] = kept ? rounded<V>(to_f64(chunk.at[k]), count) : zero;
+    for (int k = 0; k < GROUP; ++k) chunk.at[k] = kept ? chunk.at[k] : zero;
     packed.pack(chunk);
     packed.store(to);
     return;
   }
+  const int count = p.counts != nullptr ? p.counts[read] : 1;
 #pragma unroll 1
-  for (int k = 0; k < GROUP && channel + k < p.channels; ++k)
-    to[k] = kept ? rounded<V>(to_f64(from[k * p.channel_stride]), count) : zero;
+  for (int k = 0; k < GROUP && channel + k < p.channels; ++k) {
+    const V sent = from[k * p.channel_stride];
+    to[k] = !kept ? zero : (count > 1 ? divided(sent, count) : sent);
+  }
 }
 
 }  // namespace
