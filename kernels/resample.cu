@@ -116,9 +116,9 @@ __device__ void disorder_rows(const ResampleDisorderParams& p) {
 }
 
 // The whole of a forward launch: plain, curved, or the derivative along a tangent.
-template <class T, class V>
+template <class T, class V, bool LONG>
 __device__ void resample_plain(const ResampleParams& p) {
-  plain_rows<T, V>(p.rows, p.groups, blockIdx.x);
+  plain_rows<T, V, LONG>(p.rows, p.groups, blockIdx.x);
 }
 
 // Of any type of times: copies of integers and slopes are not compiled once for each.
@@ -209,8 +209,9 @@ extern "C" __global__ void __launch_bounds__(256) resample_order(const __grid_co
     __VA_ARGS__(p);                                                                        \
   }
 
-#define FORWARD(TIME, T, VALUE, V) \
-  PLAIN_KERNEL(resample_##TIME##_##VALUE, V, resample_plain<T, V>)
+#define FORWARD(TIME, T, VALUE, V)                                        \
+  PLAIN_KERNEL(resample_##TIME##_##VALUE, V, resample_plain<T, V, false>) \
+  PLAIN_KERNEL(resample_long_##TIME##_##VALUE, V, resample_plain<T, V, true>)
 #define FORWARD_ALL(TIME, T)    \
   FORWARD(TIME, T, f64, double) \
   FORWARD(TIME, T, f32, float)  \

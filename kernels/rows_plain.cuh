@@ -90,12 +90,22 @@ struct alignas(16) Late {
   double distance, span;
 };
 
+// Source times of a long row that a block reads between the pivots around its first and its last target: `WINDOW` in the
+// plan.
+constexpr int WINDOW = 1024;
+
 // What a block of plain rows keeps in shared memory.
 template <class V>
 struct PlainShared {
   u64 pivots[PIVOTS];
-  Late late[MAX_ROWS];
-  RowWork<typename Element<V>::Compute> work[MAX_ROWS];
+  union {
+    struct {
+      Late late[MAX_ROWS];
+      RowWork<typename Element<V>::Compute> work[MAX_ROWS];
+    };
+    u64 window[WINDOW];  // before there is work
+  };
+  int lows[2];  // pivots up to the block's first target, and up to its last
 };
 
 // Where the vectors of a block go, which it knows before it waits.
@@ -108,9 +118,52 @@ struct Targets : Vectors {
   }
 };
 
+// Where the targets of a block fall in a long row. Those that ascend lie in a window of neighbouring samples, which the
+// block reads in one trip to memory if they are not too many; false of a target that must be searched for in memory. All
+// threads come.
+template <class T, class V>
+__device__ bool find_in_window(
+    const Staged<T>& staged, T target, int rows, PlainShared<V>& shared, Place<T>& place) {
+  const int mine = static_cast<int>(threadIdx.x), shift = staged.shift;
+  const int low = bound_of_pivots<UP_TO>(staged.pivots, static_cast<int>(staged.count >> shift), target);
+  if (mine == 0) shared.lows[0] = low;
+  if (mine == rows - 1) shared.lows[1] = low;
+  __syncthreads();
+  const i64 first = i64{shared.lows[0]} << shift, all = (i64{shared.lows[1]} + 1) << shift;
+  const i64 size = (all < staged.count ? all : staged.count) - first;
+  if (size <= 0 || size > WINDOW) return false;
+  T* window = reinterpret_cast<T*>(shared.window);
+  T read[WINDOW / PLAIN_BLOCK];
+#pragma unroll
+  for (int k = 0; k < WINDOW / PLAIN_BLOCK; ++k) {
+    const int at = k * PLAIN_BLOCK + mine;
+    read[k] = staged.samples.at(first + (at < size ? at : 0));
+  }
+#pragma unroll
+  for (int k = 0; k < WINDOW / PLAIN_BLOCK; ++k) window[k * PLAIN_BLOCK + mine] = read[k];
+  __syncthreads();
+  const bool is_there = shared.lows[0] <= low && low <= shared.lows[1];
+  if (is_there) {
+    const i64 start = i64{low} << shift, rest = staged.count - start, most = (i64{1} << shift) - 1;
+    int within = static_cast<int>(start - first), left = static_cast<int>(rest < most ? rest : most);
+    while (left > 0) {
+      const int half = left >> 1;
+      const bool passed = window[within + half] <= target;
+      within = passed ? within + half + 1 : within;
+      left = passed ? left - half - 1 : half;
+    }
+    const i64 count = first + within;
+    const bool inside = is_finite(target) && 0 < count && count < staged.count;
+    const T from = count > start ? window[within - 1] : staged.pivots[low > 0 ? low - 1 : 0];
+    place = {count, from, window[inside ? within : 0], inside};
+  }
+  __syncthreads();  // its memory becomes the work's
+  return is_there;
+}
+
 // Begins, and finds the brackets of a block's rows; after it the threads may read `shared.work`, but for weights that
 // are late.
-template <class T, class V, bool SLOPE>
+template <class T, class V, bool SLOPE, bool LONG = false>
 __device__ void find_work(const Rows& p, const BlockShare& share, const Targets<V>& vectors, PlainShared<V>& shared) {
   const int mine = static_cast<int>(threadIdx.x);
   const bool real = mine < share.rows;
@@ -132,8 +185,11 @@ __device__ void find_work(const Rows& p, const BlockShare& share, const Targets<
   const Staged<T> staged = {samples, samples.count, pivots, shift, share.rows > MAX_ROWS / 2};
   to_read.keep(read, static_cast<int>(samples.count >> shift), pivots);
   __syncthreads();
+  Place<T> place;
+  bool found = false;
+  if (LONG) found = find_in_window(staged, target, share.rows, shared, place);
+  if (real && !found) place = place_of(staged, target);
   if (real) {
-    const Place<T> place = place_of(staged, target);
     if (SLOPE || IS_RAW<V> || p.mode != LINEAR || !place.inside) {
       const Bracket bracket = bracket_at(staged, target, place.count, p.times.outside, false);
       shared.work[mine] = work_of<V, SLOPE>(p, bracket, values);
@@ -259,12 +315,13 @@ __device__ void move_rows_of(
   else move_rows<V, 1, ANY_MODES>(p, vectors, groups, shared);
 }
 
-template <class T, class V, class Groups>
+// LONG: of rows that the plan found long, for blocks of many targets.
+template <class T, class V, bool LONG = false, class Groups>
 __device__ void plain_rows(const Rows& p, const Groups& groups, unsigned block) {
   alignas(16) __shared__ PlainShared<V> shared;
   const BlockShare share = block_share(p, p.times.targets, block);
   const Targets<V> vectors(p, share, elements_of<V>(p.access));
-  find_work<T, V, false>(p, share, vectors, shared);
+  find_work<T, V, false, LONG>(p, share, vectors, shared);
   move_rows_of<V>(p, vectors, groups, shared);
 }
 

@@ -12,10 +12,10 @@ mod random;
 use cudarc::driver::{result, sys};
 use definition::Mode;
 use device::{Device, Gpu, alone, assert_passed, begin, skip};
-use random::array::{Array, difference, same};
+use random::array::{Array, Layout, difference, same};
 use random::fuse::{FuseCase, run_fuse};
 use random::run::{Host, Memory, Op, run};
-use random::{Case, FLOATING, INTEGERS, Random, Sizes, cases};
+use random::{Case, FLOATING, INTEGERS, Random, Sizes, cases, decode};
 use robocache::{DType, Error, Place, Serial, Stream, View, ViewMut, resample};
 
 /// The most runs of linear channels that a time gradient takes on CUDA.
@@ -118,6 +118,53 @@ fn rows_of_every_length_that_a_search_tells_apart_give_equal_bits() {
                 compare(device, seed, &Case::new(&mut Random(seed), DType::F32, times, sizes));
             }
         }
+    }
+}
+
+/// The same targets, each row's in ascending order.
+fn ascending(mut case: Case) -> Case {
+    let times = &case.target_times;
+    let dtype = times.dtype;
+    let mut bits: Vec<u64> = match dtype {
+        DType::F32 => times.elements::<u32>().into_iter().map(u64::from).collect(),
+        _ => times.elements(),
+    };
+    for row in bits.chunks_mut(case.targets) {
+        row.sort_by(|&a, &b| match dtype {
+            DType::I64 => (a as i64).cmp(&(b as i64)),
+            _ => decode(dtype, a).total_cmp(&decode(dtype, b)),
+        });
+    }
+    case.target_times = Array::new(&mut Random(0), dtype, &times.sizes.clone(), Layout::Dense, |_, at| bits[at]);
+    case
+}
+
+#[test]
+fn many_targets_of_long_rows_give_equal_bits() {
+    let Some(device) = begin("many_targets_of_long_rows_give_equal_bits") else { return };
+    // Blocks of over 128 targets, which lie in a window of at most 1024 samples where they ascend evenly; of any times
+    // nothing is read beyond the row.
+    let linear = ("linear", Mode::Linear);
+    for (seed, (dtype, times, (name, mode))) in [
+        (DType::F32, DType::F64, linear),
+        (DType::BF16, DType::I64, linear),
+        (DType::F16, DType::F32, linear),
+        (DType::F64, DType::F64, ("nearest", Mode::Nearest)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (seed, sizes) = (seed as u64, Sizes { batch: 10, samples: 8600, targets: 8000, channels: 1 });
+        let random = || Case::new(&mut Random(700 + seed), dtype, times, sizes);
+        let case = || Case { mode: name.to_owned(), modes: vec![mode], ..random() };
+        let forward = |case: Case| {
+            let wanted = run(&case, Op::Resample, &Host::new(&Serial)).unwrap();
+            let found = run(&case, Op::Resample, &Gpu::new(device, seed)).unwrap();
+            assert!(same(dtype, &found, &wanted), "{seed}: {}", difference(dtype, &found, &wanted));
+        };
+        forward(ascending(case()));
+        forward(case());
+        run(&case().with_garbage(&mut Random(seed)), Op::Resample, &Gpu::new(device, seed)).unwrap();
     }
 }
 

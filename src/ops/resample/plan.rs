@@ -13,6 +13,11 @@ pub const ORDER_TILE: u32 = 256;
 /// Target times that a block of the gather reads to see for itself whether they ascend: 16 for each thread, from the
 /// cache. Of more targets a launch before it tells.
 const LOOKED_AT: u64 = 4096;
+/// Source times that a block has in shared memory, and between the last of 2^shift of a long row at most: in the kernels
+/// `PIVOTS` and `WINDOW`. From this shift on reading a window takes less than three steps of a search.
+const PIVOTS: u64 = 512;
+const WINDOW: u64 = 1024;
+const LONG_SHIFT: u32 = 5;
 /// Targets for each sample from which a thread of the gather waits for the loads of its row, not for other rows: there
 /// threads make the loads in flight, so vectors become narrower until the device is full.
 const DEEP: usize = 4;
@@ -143,6 +148,14 @@ fn plain(case: &Case, kernel: &'static str) -> Result<Plan> {
     Ok(Plan { launch, share })
 }
 
+/// Whether the targets of most blocks lie in a window of a long row that a block reads in one trip to memory, if they are
+/// spread evenly; of few of them, or in a row that is not so long, searches take less.
+fn has_windows(case: &Case, share: &Share) -> bool {
+    let shift = (0..u64::BITS).find(|shift| case.samples as u64 >> shift <= PIVOTS).unwrap_or(0);
+    let near = (case.samples as u64).saturating_mul(u64::from(share.rows)) / (case.targets as u64).max(1);
+    share.chunks > 0 && share.rows > PLAIN_BLOCK / 2 && shift >= LONG_SHIFT && near.saturating_add(2 << shift) <= WINDOW
+}
+
 /// Rows of units, a warp at a time.
 fn curved(case: &Case, kernel: &'static str) -> Result<Plan> {
     let share = Share::of_warps(rows_of(OP, case.batch, case.targets)?, case.channels as u64, 1);
@@ -153,7 +166,14 @@ fn curved(case: &Case, kernel: &'static str) -> Result<Plan> {
 pub fn forward(case: &Case) -> Result<Plan> {
     match (case.access, case.values.is_floating()) {
         (Access::Curved, _) => curved(case, kernel_name!(@floats "resample_curved_", "", case.values)),
-        (_, true) => plain(case, kernel_name!(@floats times "resample_", "", case.times, case.values)),
+        (_, true) => {
+            let plan = plain(case, kernel_name!(@floats times "resample_", "", case.times, case.values))?;
+            if !has_windows(case, &plan.share) {
+                return Ok(plan);
+            }
+            let kernel = kernel_name!(@floats times "resample_long_", "", case.times, case.values);
+            Ok(Plan { launch: Launch { kernel, ..plan.launch }, ..plan })
+        }
         (_, false) => plain(case, kernel_name!(@values "resample_", "", case.values)),
     }
 }
@@ -252,6 +272,23 @@ mod tests {
         assert_eq!(plan, Plan { launch, share: Share { rows: 16, chunks: 16, tile: 32, tiles: 1, count: 512 } });
         let elements = slope(&BAR).unwrap();
         assert_eq!((elements.launch.kernel, elements.share.tile), ("resample_slope_bf16", 256));
+    }
+
+    #[test]
+    fn many_targets_of_long_rows_are_found_in_windows() {
+        let kernel = |batch, samples, targets, channels| {
+            let case = Case { batch, samples, targets, channels, access: Access::Element, ..BAR };
+            forward(&case).unwrap().launch.kernel
+        };
+        assert_eq!(kernel(23, 37_407, 13_889, 1), "resample_long_f64_bf16");
+        assert_eq!(kernel(23, 37_407, 12_000, 1), "resample_f64_bf16", "1024 samples are not enough");
+        assert_eq!(
+            (kernel(64, 8208, 8000, 1), kernel(64, 8207, 8000, 1)),
+            ("resample_long_f64_bf16", "resample_f64_bf16")
+        );
+        assert_eq!(kernel(1, 65_536, 16_384, 1), "resample_f64_bf16", "few targets a block");
+        assert_eq!(kernel(1 << 20, 9000, 1, 1), "resample_f64_bf16", "blocks of several rows");
+        assert_eq!(kernel(23, 37_407, 0, 1), "resample_f64_bf16");
     }
 
     #[test]
