@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import others
 import robocache
 import torch
-from records import Line, spread
+from records import NOTHING, Line, spread
 
 Call = Callable[[], object]
 
@@ -16,40 +20,50 @@ BLOCKS = 40  # the implementations take turns
 CASE = "tiny"
 
 
+@functools.cache
+def nothing() -> object | None:
+    """Operators of the same schemas that only allocate their results, or None and a word why."""
+    try:
+        from torch.utils import cpp_extension
+
+        source = str(Path(__file__).with_name("nothing.cpp"))
+        path = cpp_extension.load("robocache_nothing", [source], extra_cflags=["-O2"], is_python_module=False)
+        library = ctypes.CDLL(path)
+    except (ImportError, OSError, RuntimeError) as error:
+        others.tell(NOTHING, f"needs ninja and a C++ compiler ({type(error).__name__})")
+        return None
+    for op in ("resample", "fuse", "voxelize", "voxelize_sparse", "resample_mask"):
+        schema = str(getattr(torch.ops.robocache, op).default._schema)
+        library.define_nothing(b"robocache_nothing", schema.removeprefix("robocache::").encode())
+    return torch.ops.robocache_nothing
+
+
 def calls(device: torch.device, grad: bool) -> dict[str, dict[str, Call]]:
-    """By operator: the Python function, the operator itself, and `torch.add` of two tensors as small."""
+    """By operator: the Python function, the operator itself, one that does nothing, and `torch.add` of two tensors as
+    small."""
     values = torch.randn(2, 4, 3, device=device, requires_grad=grad)
     times = torch.linspace(0, 1, 4, device=device, dtype=torch.float64).repeat(2, 1)
     targets = torch.linspace(0, 1, 5, device=device, dtype=torch.float64).repeat(2, 1)
     points = torch.rand(1, 8, 3, device=device)
     features = torch.randn(1, 8, 2, device=device, requires_grad=grad)
     box = ([0.0, 0.0, 0.0], [0.5], [2, 2, 2])
-    ops = torch.ops.robocache
-    found: dict[str, dict[str, Call]] = {
-        "resample": {
-            "robocache": lambda: robocache.resample(values, times, targets),
-            "torch.ops.robocache": lambda: ops.resample(values, times, targets),
-        },
-        "fuse": {
-            "robocache": lambda: robocache.fuse([values, values], [times, times], targets),
-            "torch.ops.robocache": lambda: ops.fuse([values, values], [times, times], targets),
-        },
-        "voxelize": {
-            "robocache": lambda: robocache.voxelize(points, features, *box, reduce="mean"),
-            "torch.ops.robocache": lambda: ops.voxelize(points, features, *box, reduce="mean"),
-        },
-        "voxelize_sparse": {
-            "robocache": lambda: robocache.voxelize_sparse(points, features, *box, capacity=8),
-            "torch.ops.robocache": lambda: ops.voxelize_sparse(points, features, *box, capacity=8),
-        },
+    arguments: dict[str, tuple[tuple[object, ...], dict[str, object]]] = {
+        "resample": ((values, times, targets), {}),
+        "fuse": (([values, values], [times, times], targets), {}),
+        "voxelize": ((points, features, *box), {"reduce": "mean"}),
+        "voxelize_sparse": ((points, features, *box), {"capacity": 8}),
     }
     if not grad:
-        found["resample_mask"] = {
-            "robocache": lambda: robocache.resample_mask(times, targets),
-            "torch.ops.robocache": lambda: ops.resample_mask(times, targets),
+        arguments["resample_mask"] = ((times, targets), {})
+    places = {"robocache": robocache, "torch.ops.robocache": torch.ops.robocache, NOTHING: nothing()}
+    found: dict[str, dict[str, Call]] = {}
+    for op, (args, kwargs) in arguments.items():
+        found[op] = {
+            name: functools.partial(getattr(place, op), *args, **kwargs)
+            for name, place in places.items()
+            if place is not None
         }
-    for by_name in found.values():
-        by_name["torch.add"] = lambda: torch.add(values, values)
+        found[op]["torch.add"] = functools.partial(torch.add, values, values)
     return found
 
 

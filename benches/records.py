@@ -31,6 +31,9 @@ FIELDS = (
 )
 
 
+NOTHING = "an operator that does nothing"  # but allocate its results: an implementation beside calls on tiny inputs
+
+
 def spread(samples: list[float]) -> Line:
     """Median, tenth and ninetieth percentile of microseconds."""
     deciles = statistics.quantiles(samples, n=10)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import records
-from records import Line
+from records import NOTHING, Line
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = "robocache"
@@ -274,18 +274,21 @@ def one_thread(record: Record) -> list[str]:
 
 
 def dispatch(record: Record) -> list[str]:
-    """Calls on tiny inputs as multiples of `torch.add`."""
+    """Calls on tiny inputs as multiples of `torch.add`, and what an operator that does nothing takes."""
     rows = []
     lines = [line for line in record.lines if str(line["metric"]).startswith("dispatch")]
-    add = {(line["op"], line["metric"]): number(line, "median_us") for line in lines if line["impl"] == "torch.add"}
+    of = {(line["op"], line["metric"], line["impl"]): number(line, "median_us") for line in lines}
     for line in lines:
-        if line["impl"] == "torch.add":
+        if line["impl"] in ("torch.add", NOTHING):
             continue
-        base = add[line["op"], line["metric"]]
+        base, least = (of.get((line["op"], line["metric"], name)) for name in ("torch.add", NOTHING))
+        assert base is not None
         name = f"`{line['op']}` as `{line['impl']}.{line['op']}`"
         grad = "yes" if "requires_grad" in str(line["metric"]) else "no"
-        rows.append([name, grad, cell(line), time_of(base), digits(number(line, "median_us") / base)])
-    return table(["call", "requires gradients", "time", "`torch.add`", "ratio"], rows) if rows else []
+        nothing = "—" if least is None else f"{time_of(least)} ({digits(least / base)})"
+        rows.append([name, grad, cell(line), time_of(base), digits(number(line, "median_us") / base), nothing])
+    heads = ["call", "requires gradients", "time", "`torch.add`", "ratio", "doing nothing (ratio)"]
+    return table(heads, rows) if rows else []
 
 
 def swept(record: Record, most: int = 12) -> list[str]:

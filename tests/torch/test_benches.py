@@ -178,7 +178,14 @@ def test_dispatch_is_beside_add(monkeypatch: pytest.MonkeyPatch) -> None:
         assert {"resample", "fuse", "voxelize", "voxelize_sparse"} <= ops
         for op in ops:
             names = {line["impl"] for line in lines if (line["op"], line["metric"]) == (op, metric)}
-            assert names == {"robocache", "torch.ops.robocache", "torch.add"}
+            assert names == {"robocache", "torch.ops.robocache", records.NOTHING, "torch.add"}
+
+
+def test_an_operator_that_does_nothing_gives_as_many_results() -> None:
+    ops = dispatch.nothing()
+    values, times = torch.ones(2, 4, 3), torch.ones(2, 4)
+    assert ops.fuse([values], [times], times).shape == (2, 4, 3)
+    assert len(ops.voxelize_sparse(values, values, [0.0] * 3, [1.0], [2] * 3)) == 5
 
 
 def test_times_of_a_stream_of_calls() -> None:
@@ -225,6 +232,7 @@ SYNTHETIC = [
     line("robocache", 31.0, direction="backward"),
     line("torch.compile", 30.0, direction="backward"),
     line("robocache", 3.0, metric="dispatch", case="tiny", bytes=0, floor_us=0.0),
+    line(records.NOTHING, 2.25, metric="dispatch", case="tiny", bytes=0, floor_us=0.0),
     line("torch.add", 1.5, metric="dispatch", case="tiny", bytes=0, floor_us=0.0),
 ]
 
@@ -260,7 +268,7 @@ def test_pages_follow_the_record(checkout: Path) -> None:
     assert row in readme
     assert "A peer is faster in 1 of 2 measurements" in readme and "1.03 times (torch.compile)" in readme
     assert "| 38.0 µs | 20.0 µs | 1.90 | 55.5 µs |" in page  # threads
-    assert "| `resample` as `robocache.resample` | no | 3.00 µs | 1.50 µs | 2.00 |" in page
+    assert "| `resample` as `robocache.resample` | no | 3.00 µs | 1.50 µs | 2.00 | 2.25 µs (1.50) |" in page
     plots = sorted((checkout / "docs" / "performance").glob("*.svg"))
     assert [path.name for path in plots] == ["some-limit.svg", "some-peers.svg", "some-size.svg"]
     for path in (checkout / "README.md", plots[0]):
