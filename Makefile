@@ -39,7 +39,12 @@ build: setup  ## the library, its C++ headers and CMake package, into torch_ops/
 demo: build  ## align a real robot log to one clock: tensors, a table and a picture in demo/
 	$(BIN)/robocache align --demo --output demo
 
-test: lint test-rust test-emulator test-python test-cpp  ## everything below that needs no GPU
+# The emulated driver leaves a core to the others for most of its time; it speaks when they are done.
+test: lint test-rust  ## everything below that needs no GPU
+	@mkdir -p $(EMULATOR)
+	$(MAKE) test-emulator > $(EMULATOR)/log 2>&1 & emulated=$$!; \
+	$(MAKE) test-python test-cpp; others=$$?; wait $$emulated; emulated=$$?; cat $(EMULATOR)/log; \
+	[ $$others = 0 ] && [ $$emulated = 0 ]
 
 test-rust: setup  ## the Rust tests with every set of features
 	@set -e; for features in $(FEATURES); do echo "cargo test --features $$features"; \
