@@ -28,6 +28,7 @@ SIGNALS = (  # batch, samples, channels, targets, type of values, whether target
     (2, 64, 24, 100, torch.float32, False),
     (1, 5, 2, 900, torch.float64, True),
     (40, 9, 4, 7, torch.float32, True),
+    (10, 8600, 1, 8000, torch.float32, True),
 )
 
 
