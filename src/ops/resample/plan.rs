@@ -13,10 +13,11 @@ pub const ORDER_TILE: u32 = 256;
 /// Target times that a block of the gather reads to see for itself whether they ascend: 16 for each thread, from the
 /// cache. Of more targets a launch before it tells.
 const LOOKED_AT: u64 = 4096;
-/// Source times that a block has in shared memory, and between the last of 2^shift of a long row at most: in the kernels
-/// `PIVOTS` and `WINDOW`. From this shift on reading a window takes less than three steps of a search.
+/// Source times that a block has in shared memory, of a long row the last of every 2^shift: `PIVOTS` in the kernels.
 const PIVOTS: u64 = 512;
+/// Source times between these that a block reads around its targets at most: `WINDOW` in the kernels.
 const WINDOW: u64 = 1024;
+/// From this shift on reading a window takes less than the steps of a search.
 const LONG_SHIFT: u32 = 5;
 /// Targets for each sample from which a thread of the gather waits for the loads of its row, not for other rows: there
 /// threads make the loads in flight, so vectors become narrower until the device is full.

@@ -88,7 +88,7 @@ impl Workspace {
         let tiling = tiling.filter(|tiling| !spreads || tiling.shared_bits == 0 || tiling.spreads(points, cells));
         let tiled = tiling.is_some();
         let (groups, mean) = (groups && small.is_none(), mean && small.is_none());
-        // A call says later how many channels there are.
+        // A call says later how many channels there are; of none there is nothing to do.
         let counts = cuda && (!tiled && (groups || mean) || mean && few(points, 1, cells));
         let marks = !backward && reduce == Reduce::Occupancy && cells / CELLS_OF_MARK <= points;
         let bins = if marks && cuda && small.is_none() { Bins::new(batch, points, cells) } else { None };
