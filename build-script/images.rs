@@ -1,4 +1,4 @@
-//! Compiles every kernel file for every architecture, in parallel, and writes the index that `src/cuda.rs` includes.
+//! Compiles every kernel file for every architecture, in parallel, and writes the index that `src/cuda/images.rs` includes.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -22,7 +22,7 @@ const PTX: u32 = 80;
 pub struct Image {
     /// The file's name without `.cu`.
     pub kernel: String,
-    /// `Arch::Sm(90)` or `Arch::Compute(80)`, as `src/cuda.rs` spells it.
+    /// `Arch::Sm(90)` or `Arch::Compute(80)`, as `src/cuda/images.rs` spells it.
     pub arch: String,
     /// Where the image was written: its size, then the image compressed.
     pub path: PathBuf,
