@@ -62,7 +62,7 @@ const CELLS_OF_ELEMENT: usize = 4;
 
 /// Whether the gradient of a mean goes to points that were counted by voxel on CUDA, not to those of a tile together:
 /// so few in a large grid that the blocks of most tiles have nothing to do.
-pub(crate) fn few(points: usize, channels: usize, cells: usize) -> bool {
+pub(crate) fn counts_by_voxel(points: usize, channels: usize, cells: usize) -> bool {
     points.saturating_mul(channels.saturating_add(CHANNELS_OF_COUNT)) <= cells / CELLS_OF_ELEMENT
 }
 
@@ -89,7 +89,7 @@ impl Workspace {
         let tiled = tiling.is_some();
         let (groups, mean) = (groups && small.is_none(), mean && small.is_none());
         // A call says later how many channels there are; of none there is nothing to do.
-        let counts = cuda && (!tiled && (groups || mean) || mean && few(points, 1, cells));
+        let counts = cuda && (!tiled && (groups || mean) || mean && counts_by_voxel(points, 1, cells));
         let marks = !backward && reduce == Reduce::Occupancy && cells / CELLS_OF_MARK <= points;
         let bins = if marks && cuda && small.is_none() { Bins::new(batch, points, cells) } else { None };
         let parts = match (marks, cuda) {
@@ -217,8 +217,16 @@ mod tests {
 
     #[test]
     fn means_of_few_points_may_count_them_by_voxel() {
-        assert!(few(70_000, 1, 3_900_000) && few(70_000, 9, 3_900_000) && !few(70_000, 10, 3_900_000));
-        assert!(!few(usize::MAX, 1, CELLS) && few(0, usize::MAX, CELLS) && few(5, 0, 80));
+        assert!(
+            counts_by_voxel(70_000, 1, 3_900_000)
+                && counts_by_voxel(70_000, 9, 3_900_000)
+                && !counts_by_voxel(70_000, 10, 3_900_000)
+        );
+        assert!(
+            !counts_by_voxel(usize::MAX, 1, CELLS)
+                && counts_by_voxel(0, usize::MAX, CELLS)
+                && counts_by_voxel(5, 0, 80)
+        );
         let plan = |points| Workspace::new("voxelize", 3, points, CELLS, Reduce::Mean, true, true).unwrap();
         let sparse = plan(100_000);
         assert_eq!((sparse.counts_at, sparse.cursor_at), (0, 3 * CELLS * 4), "either way has its memory");
