@@ -1,4 +1,5 @@
-//! Compiles every kernel file for every architecture, in parallel, and writes the index that `src/cuda/images.rs` includes.
+//! Compiles every kernel file for every architecture, in parallel, and writes the index that `src/cuda/images.rs`
+//! includes.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

@@ -69,35 +69,20 @@ impl Parts {
     }
 }
 
-/// Marks or counts points in a grid that is cleared.
+/// Runs a launch that marks or counts the points of each cell, or that sets their counts to zero.
 ///
 /// # Safety
 /// As for [`sparse_rows`]: the output has a place for each cell, and `places` is null or has one for each point.
 unsafe fn by_point(
     op: &'static str,
     clouds: &Clouds,
-    reduce: Reduce,
+    Tiles { launch, tiles }: Tiles,
     output: *mut u8,
     places: *mut u8,
     stream: Stream,
 ) -> Result<()> {
-    let (batch, points) = (clouds.batch(), clouds.points());
-    let each = launches::points_of_thread(batch, points);
-    let Tiles { launch, tiles } = launches::points(op, reduce, clouds.points.dtype(), batch, points)?;
-    let params = PointsParams { clouds: Points::new(clouds, tiles), output, places, each: each as i32 };
-    // SAFETY: the caller's promise; PointsParams mirrors the kernel's struct.
-    unsafe { cuda::launch(op, stream.device, stream.handle, FILE, &launch, &params) }
-}
-
-/// Sets the counts of the cells that have points to zero.
-///
-/// # Safety
-/// As for [`sparse_rows`]: there is a count for each cell.
-unsafe fn reset(op: &'static str, clouds: &Clouds, counts: *mut u8, stream: Stream) -> Result<()> {
-    let (batch, points) = (clouds.batch(), clouds.points());
-    let each = launches::points_of_thread(batch, points) as i32;
-    let Tiles { launch, tiles } = launches::reset(op, clouds.points.dtype(), batch, points)?;
-    let params = PointsParams { clouds: Points::new(clouds, tiles), output: counts, places: null_mut(), each };
+    let each = launches::points_of_thread(clouds.batch(), clouds.points()) as i32;
+    let params = PointsParams { clouds: Points::new(clouds, tiles), output, places, each };
     // SAFETY: the caller's promise; PointsParams mirrors the kernel's struct.
     unsafe { cuda::launch(op, stream.device, stream.handle, FILE, &launch, &params) }
 }
@@ -170,7 +155,8 @@ unsafe fn group(
     // kernels'.
     unsafe {
         clear(op, workspace, plan.starts_at, stream)?;
-        by_point(op, clouds, Reduce::Count, parts.counts, parts.places, stream)?;
+        let count = launches::points(op, Reduce::Count, clouds.points.dtype(), batch, points)?;
+        by_point(op, clouds, count, parts.counts, parts.places, stream)?;
         let Tiles { launch, tiles } = launches::starts(op, batch, plan.cells)?;
         let params = StartsParams {
             counts: parts.counts,
@@ -345,7 +331,8 @@ pub(super) fn forward(
                 return by_bits(op, clouds, output, plan, workspace, stream);
             }
             clear(op, output, cells * if reduce == Reduce::Occupancy { 1 } else { 4 }, stream)?;
-            return by_point(op, clouds, reduce, output, null_mut(), stream);
+            let launch = launches::points(op, reduce, clouds.points.dtype(), clouds.batch(), clouds.points())?;
+            return by_point(op, clouds, launch, output, null_mut(), stream);
         };
         let params = RowsParams {
             output,
@@ -409,12 +396,14 @@ pub(super) fn backward(
             return cuda::launch(op, stream.device, stream.handle, TILES_FILE, &launch, &params);
         }
         if mean {
+            let dtype = clouds.points.dtype();
             if points <= plan.cells / CELLS_OF_POINT {
-                reset(op, clouds, workspace, stream)?;
+                by_point(op, clouds, launches::reset(op, dtype, batch, points)?, workspace, null_mut(), stream)?;
             } else {
                 clear(op, workspace, batch * plan.cells * 4, stream)?;
             }
-            by_point(op, clouds, Reduce::Count, workspace, null_mut(), stream)?;
+            let count = launches::points(op, Reduce::Count, dtype, batch, points)?;
+            by_point(op, clouds, count, workspace, null_mut(), stream)?;
         }
         let Tiles { launch, tiles } =
             launches::spread(op, clouds.points.dtype(), grad.dtype(), batch, points, channels)?;
