@@ -15,7 +15,7 @@ use device::{Device, Gpu, alone, assert_passed, begin, skip};
 use random::array::{Array, Layout, difference, same};
 use random::fuse::{FuseCase, run_fuse};
 use random::run::{Host, Memory, Op, run};
-use random::{Case, FLOATING, INTEGERS, Random, Sizes, cases, decode};
+use random::{Case, FLOATING, INTEGERS, Random, Sizes, cases, decode, encode};
 use robocache::{DType, Error, Place, Serial, Stream, View, ViewMut, resample};
 
 /// The most runs of linear channels that a time gradient takes on CUDA.
@@ -165,6 +165,28 @@ fn many_targets_of_long_rows_give_equal_bits() {
         forward(ascending(case()));
         forward(case());
         run(&case().with_garbage(&mut Random(seed)), Op::Resample, &Gpu::new(device, seed)).unwrap();
+    }
+}
+
+#[test]
+fn one_target_that_does_not_ascend_gives_equal_bits() {
+    let Some(device) = begin("one_target_that_does_not_ascend_gives_equal_bits") else { return };
+    // Wherever it stands among those that a thread of a gradient's block looks at: together, and alone.
+    let targets = 1200;
+    for place in [1, 255, 256, 300, 511, 512, 700, 1000, 1023, 1024, 1100, 1199] {
+        let sizes = Sizes { batch: 1, samples: 40, targets, channels: 2 };
+        let random = Case::new(&mut Random(900), DType::F32, DType::F64, sizes);
+        let mut case = Case { mode: "linear".to_owned(), modes: vec![Mode::Linear; 2], source_lengths: None, ..random };
+        let source: Vec<f64> = case.source_times.elements();
+        let (first, last) = (source[0], source[39]);
+        let time = |at: usize| if at == place { first } else { first + (last - first) * (at + 1) as f64 / 1201.0 };
+        let shape = case.target_times.sizes.clone();
+        case.target_times =
+            Array::new(&mut Random(0), DType::F64, &shape, Layout::Dense, |_, at| encode(DType::F64, time(at)));
+        let op = Op::Backward { slope: false };
+        let wanted = run(&case, op, &Host::new(&Serial)).unwrap();
+        let found = run(&case, op, &Gpu::new(device, place as u64)).unwrap();
+        assert!(same(DType::F32, &found, &wanted), "{place}: {}", difference(DType::F32, &found, &wanted));
     }
 }
 
