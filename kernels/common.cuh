@@ -14,7 +14,9 @@ constexpr unsigned ALL_LANES = 0xffffffffu;
 
 // What every kernel begins with before it touches memory: it waits until all that the stream was given before is done
 // and seen, and lets the next kernel come to that point meanwhile. Where launches overlap (src/cuda.rs) this hides what a
-// launch costs, and what a block does before: its share, its shared memory. To begin again is nothing.
+// launch costs, and what a block does before: its share, its shared memory. A kernel that always follows another of the
+// same call may also read what the caller gave: that kernel's blocks let it start only after they began themselves, so
+// what was before the call is done. To begin again is nothing.
 __device__ inline void begin() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");

@@ -141,6 +141,7 @@ __device__ void unpack(const VoxelizeUnpackParams& p) {
   write_marks(p.output + tile.cloud * p.cells + cell, bits, p.cells - cell);
 }
 
+// It follows the launch that sets the counts to zero, so it may read points before it begins.
 template <class P, class Index>
 __device__ void count_in(const VoxelizePointsParams& p) {
   const Tile tile = tile_of(p.clouds.tiles);
@@ -151,9 +152,14 @@ __device__ void count_in(const VoxelizePointsParams& p) {
     const int place = count_up(cell, [counts](Index cell, int number) { return atomicAdd(&counts[cell], number); });
     if (p.places != nullptr && point < p.clouds.points_count) p.places[row + point] = place;
   };
-  if (p.each == 1) return take(point < end ? static_cast<Index>(cell_of<P>(p.clouds, tile.cloud, point)) : -1, point);
+  if (p.each == 1) {
+    const Index cell = point < end ? static_cast<Index>(cell_of<P>(p.clouds, tile.cloud, point)) : -1;
+    begin();
+    return take(cell, point);
+  }
   Index cells[FOUR];
   cells_of_four<P>(p.clouds, tile.cloud, point, end, cells);
+  begin();
 #pragma unroll
   for (int k = 0; k < FOUR; ++k) take(cells[k], point + k);
 }
@@ -244,7 +250,7 @@ struct Loads {
 constexpr int SENT = 8;
 
 // Blocks along y share the channels. Threads: a lane finds the voxel of one point, then the warp walks over the block's
-// channels of its 32 points.
+// channels of its 32 points. With counts it follows the launch that made these, and reads points before it begins.
 template <class P, class V>
 __device__ void spread(const VoxelizeSpreadParams& p) {
   const Tile tile = tile_of(p.clouds.tiles);
@@ -252,9 +258,12 @@ __device__ void spread(const VoxelizeSpreadParams& p) {
   const i64 first = tile.index * BLOCK + threadIdx.x - lane, all = p.clouds.points_count;
   const i64 part = (p.channels + gridDim.y - 1) / gridDim.y, from = blockIdx.y * part;
   const i64 width = p.channels - from < part ? p.channels - from : part;
-  if (first >= all || width <= 0) return;
+  const bool idle = first >= all || width <= 0;
+  if (p.counts == nullptr || idle) begin();
+  if (idle) return;
   const bool valid = first + lane < count_of(p.clouds, tile.cloud);
   const i64 mine = valid ? cell_of<P>(p.clouds, tile.cloud, first + lane) : -1;
+  begin();
   const int number = mine >= 0 && p.counts != nullptr ? p.counts[tile.cloud * p.clouds.cells + mine] : 1;
   const i64 points = all - first < WARP ? all - first : WARP, elements = points * width;
   V* output = static_cast<V*>(p.output) + (tile.cloud * all + first) * p.channels + from;
@@ -333,7 +342,6 @@ extern "C" __global__ void __launch_bounds__(BLOCK) voxelize_starts(const __grid
   }                                                                                                                    \
   extern "C" __global__ void __launch_bounds__(BLOCK)                                                                  \
       voxelize_count_##NAME(const __grid_constant__ VoxelizePointsParams p) {                                          \
-    begin();                                                                                                           \
     count<P>(p);                                                                                                       \
   }                                                                                                                    \
   extern "C" __global__ void __launch_bounds__(BLOCK)                                                                  \
@@ -349,7 +357,6 @@ POINTS(bf16, __nv_bfloat16)
 #define SPREAD(NAME, P, V)                                                                                             \
   extern "C" __global__ void __launch_bounds__(BLOCK)                                                                  \
       voxelize_spread_##NAME(const __grid_constant__ VoxelizeSpreadParams p) {                                         \
-    begin();                                                                                                           \
     spread<P, V>(p);                                                                                                   \
   }
 #define SPREADS(NAME, P)                                                                                               \
