@@ -161,8 +161,10 @@ __device__ bool sum_linked(
   });
   if (all > LINKED) return false;
   linked.list(all);
+  // In a small cloud, whose blocks have few points, more threads take part.
+  constexpr int MOST = Points::KEEPS_ALL ? 2 : TAKEN<V>;
   by_parts<V>(p, tile, from.bits, turn_of_block(), [&](const Part<V>& part) {
-    by_access<V, true>(
+    by_access<V, MOST>(
         p, [&](auto access) { stage_linked<V, access.CHANNELS, access.WHOLE>(part, linked, all, staged); });
     __syncthreads();
     part.write(staged, linked);

@@ -255,7 +255,7 @@ __device__ void reduce_list(
       part.read(staged, list);
       __syncthreads();
     }
-    by_access<V, Reduced::PAIRS>(p, [&](auto access) {
+    by_access<V, Reduced::MOST>(p, [&](auto access) {
       using Few = typename Reduced::template Of<access.CHANNELS>;
       reduce_part<V, Few, access.WHOLE>(part, list, many, staged, row_of);
     });

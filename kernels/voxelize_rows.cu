@@ -108,7 +108,7 @@ __device__ __noinline__ void reduce_sparse_longs(const VoxelizeRowsParams& p, i6
   if (mine) threads[atomicAdd(&size, 1)] = static_cast<short>(threadIdx.x);
   __syncthreads();
   for (int each = 0; each < size; ++each) {
-    const i64 item = item_of<true>(threads[each]), place = item / groups, channel = (item - place * groups) * GROUP<V>;
+    const i64 item = item_of<true>(threads[each]), place = item / groups, channel = (item - place * groups) * TAKEN<V>;
     const Row row = sparse_row(p, place);
     const Features<V, Reduced::N, false> features(p, row.cloud, channel);
     Reduced::by_block(p, row, channel, features, partials, Kept<V, Reduced::SENDS>(p, row, channel));
@@ -121,12 +121,12 @@ __device__ __noinline__ void reduce_sparse_longs(const VoxelizeRowsParams& p, i6
 template <class V, class Reduced, bool APART>
 __device__ void reduce_sparse(const VoxelizeRowsParams& p) {
   const int lane = threadIdx.x % WARP;
-  const i64 groups = (p.channels + GROUP<V> - 1) / GROUP<V>, all = p.rows * groups;
+  const i64 groups = (p.channels + TAKEN<V> - 1) / TAKEN<V>, all = p.rows * groups;
   const i64 mine = item_of<APART>(static_cast<int>(threadIdx.x));
   const bool aligned = !APART && is_aligned<V>(p);
   int count = 0;
   if (mine < all) {
-    const i64 place = mine / groups, channel = (mine - place * groups) * GROUP<V>;
+    const i64 place = mine / groups, channel = (mine - place * groups) * TAKEN<V>;
     const Row row = sparse_row(p, place);
     count = row.count;
     if (count <= ALONE) reduce_alone<V, Reduced>(p, row, channel, aligned, Kept<V, Reduced::SENDS>(p, row, channel));
@@ -134,7 +134,7 @@ __device__ void reduce_sparse(const VoxelizeRowsParams& p) {
   const bool many = count > ALONE && (!APART || count <= TOGETHER);
   for (unsigned waiting = __ballot_sync(ALL_LANES, many); waiting != 0; waiting &= waiting - 1) {
     const i64 item = item_of<APART>(static_cast<int>(threadIdx.x) - lane + __ffs(static_cast<int>(waiting)) - 1);
-    const i64 place = item / groups, channel = (item - place * groups) * GROUP<V>;
+    const i64 place = item / groups, channel = (item - place * groups) * TAKEN<V>;
     const Row row = sparse_row(p, place);
     reduce_together<V, Reduced>(p, row, channel, aligned, lane, Kept<V, Reduced::SENDS>(p, row, channel));
   }

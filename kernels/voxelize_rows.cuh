@@ -30,10 +30,14 @@ static_assert(sizeof(VoxelizeRowsParams) == 184, "mirrors ops::voxelize::params:
 constexpr int BLOCK = 256;
 constexpr int WARPS = BLOCK / WARP;
 
-// Channels of 16 bytes: what a thread takes of a row at a time where the layout allows it.
+// Channels of 16 bytes.
 template <class V>
 constexpr int GROUP = 16 / sizeof(V);
-constexpr int MOST_GROUP = 8;
+// Channels that a thread reduces at a time, one access where the layout allows it. Not 8 of halves: a channel of these
+// costs what one of float32 does, and so half of the threads would do all of it.
+constexpr int MOST_TAKEN = 4;
+template <class V>
+constexpr int TAKEN = GROUP<V> < MOST_TAKEN ? GROUP<V> : MOST_TAKEN;
 // Points of a row that one thread still takes alone: a warp of full rows is as busy with them as with one long row.
 constexpr int ALONE = 32;
 // Points of a row that one warp still takes: what a scanner drops into one voxel keeps all warps of a block busy.
@@ -44,7 +48,7 @@ struct Partial {
   u64 bits;  // of a sum, or a holder's preference
   int rest;  // whether the sum is exact, or the holder's point
 };
-using Partials = Partial[WARPS][MOST_GROUP];
+using Partials = Partial[WARPS][MOST_TAKEN];
 
 // The block's, one for groups of any width.
 __device__ inline Partials& partials_of_block() {
@@ -105,8 +109,8 @@ struct Features {
 template <class V>
 __device__ bool is_aligned(const VoxelizeRowsParams& p) {
   const i64* strides = p.features_strides;
-  return strides[2] == 1 && strides[1] % GROUP<V> == 0 && strides[0] % GROUP<V> == 0 &&
-         reinterpret_cast<u64>(p.features) % sizeof(Vector<V, GROUP<V>>) == 0;
+  return strides[2] == 1 && strides[1] % TAKEN<V> == 0 && strides[0] % TAKEN<V> == 0 &&
+         reinterpret_cast<u64>(p.features) % sizeof(Vector<V, TAKEN<V>>) == 0;
 }
 
 // N neighbouring channels that a thread takes at a time: of which a row has a whole number, each of them one access, or
@@ -120,15 +124,15 @@ struct Access {
 // Channels of a row from which a thread takes several even where each is an access.
 constexpr int WIDE_ROW = 8;
 
-// Calls `visit(access)` for the widest that the layout allows; without PAIRS these are 16 bytes or a channel.
-template <class V, bool PAIRS, class Visit>
+// Calls `visit(access)` for the widest of at most MOST channels that the layout allows.
+template <class V, int MOST, class Visit>
 __device__ void by_access(const VoxelizeRowsParams& p, const Visit& visit) {
   const i64* strides = p.features_strides;
   const u64 first = reinterpret_cast<u64>(p.features) / sizeof(V);
   const u64 each = static_cast<u64>(p.channels | strides[1] | strides[0]) | first;
-  if (strides[2] == 1 && each % GROUP<V> == 0) visit(Access<GROUP<V>, true>{});
-  else if (PAIRS && strides[2] == 1 && each % 2 == 0) visit(Access<PAIRS ? 2 : 1, true>{});
-  else if (p.channels >= WIDE_ROW) visit(Access<GROUP<V> < 4 ? GROUP<V> : 4, false>{});
+  if (strides[2] == 1 && each % MOST == 0) visit(Access<MOST, true>{});
+  else if (MOST > 2 && strides[2] == 1 && each % 2 == 0) visit(Access<2, true>{});
+  else if (p.channels >= WIDE_ROW) visit(Access<MOST, false>{});
   else visit(Access<1, true>{});
 }
 
@@ -150,12 +154,12 @@ __device__ __noinline__ V sum_exactly_together(const VoxelizeRowsParams& p, Row 
 }
 
 // The sums or means of a row and a group of N channels; `keep(k, sum)` takes that of each.
-template <class V, int CHANNELS = GROUP<V>>
+template <class V, int CHANNELS = TAKEN<V>>
 struct Summed {
   template <int OTHER>
   using Of = Summed<V, OTHER>;
   static constexpr bool SENDS = false;
-  static constexpr bool PAIRS = true;
+  static constexpr int MOST = TAKEN<V>;
   static constexpr int N = CHANNELS;
 
   // Adds every `step`th point from `first` on; the loads of FLIGHT of them do not wait for each other.
@@ -270,12 +274,12 @@ __device__ inline u64 preference_of(double value, int least) {
 }
 
 // The holders of a row's extrema in a group of N channels; `keep` takes what each has, or with SEND its number.
-template <class V, bool SEND, int CHANNELS = GROUP<V>>
+template <class V, bool SEND, int CHANNELS = TAKEN<V>>
 struct Picked {
   template <int OTHER>
   using Of = Picked<V, SEND, OTHER>;
   static constexpr bool SENDS = SEND;
-  static constexpr bool PAIRS = false;
+  static constexpr int MOST = SEND ? 2 : TAKEN<V>;  // scattered stores, a channel each, are most of what sending takes
   static constexpr int N = CHANNELS;
 
   template <class Group>

@@ -331,24 +331,23 @@ __device__ void finish(const VoxelizeSparseRowsParams& p) {
   p.starts[row] = 0;
 }
 
-// Threads: one for each point and 16 bytes of its channels.
-template <class V>
-__device__ void spread(const VoxelizeSparseSpreadParams& p) {
-  constexpr int GROUP = WIDE<V>;
-  using Chunk = Vector<V, GROUP>;
-  const i64 at = static_cast<i64>(blockIdx.x) * BLOCK + threadIdx.x, groups = (p.channels + GROUP - 1) / GROUP;
+// Threads: one for each point and N of its channels, one access where that is aligned.
+template <class V, int N>
+__device__ void spread_by(const VoxelizeSparseSpreadParams& p) {
+  using Chunk = Vector<V, N>;
+  const i64 at = static_cast<i64>(blockIdx.x) * BLOCK + threadIdx.x, groups = (p.channels + N - 1) / N;
   if (at >= p.points * groups) return;
   const i64 point = p.points * groups <= 0xffffffffll
                         ? static_cast<i64>(static_cast<unsigned>(at) / static_cast<unsigned>(groups))
                         : at / groups;
-  const i64 channel = (at - point * groups) * GROUP, row = p.rows > 0 ? p.point_voxel[point] : -1;
+  const i64 channel = (at - point * groups) * N, row = p.rows > 0 ? p.point_voxel[point] : -1;
   const bool kept = row >= 0 && row < p.rows;
   V* to = static_cast<V*>(p.output) + point * p.channels + channel;
-  const bool whole = p.channels % GROUP == 0 && p.channel_stride == 1 && p.row_stride % GROUP == 0 &&
+  const bool whole = p.channels % N == 0 && p.channel_stride == 1 && p.row_stride % N == 0 &&
                      (reinterpret_cast<u64>(p.grad) | reinterpret_cast<u64>(p.output)) % sizeof(Chunk) == 0;
   const V zero = narrow_from<V>(0.0);
   if (p.rows <= 0) {
-    for (int k = 0; k < GROUP && channel + k < p.channels; ++k) to[k] = zero;
+    for (int k = 0; k < N && channel + k < p.channels; ++k) to[k] = zero;
     return;
   }
   // A point without a row reads the first one's: a load that may not happen waits for those before it.
@@ -361,20 +360,29 @@ __device__ void spread(const VoxelizeSparseSpreadParams& p) {
     Chunk chunk = packed.unpack();
     if (count > 1) {
 #pragma unroll
-      for (int k = 0; k < GROUP; ++k) chunk.at[k] = divided(chunk.at[k], count);
+      for (int k = 0; k < N; ++k) chunk.at[k] = divided(chunk.at[k], count);
     }
 #pragma unroll
-    for (int k = 0; k < GROUP; ++k) chunk.at[k] = kept ? chunk.at[k] : zero;
+    for (int k = 0; k < N; ++k) chunk.at[k] = kept ? chunk.at[k] : zero;
     packed.pack(chunk);
     packed.store(to);
     return;
   }
   const int count = p.counts != nullptr ? p.counts[read] : 1;
 #pragma unroll 1
-  for (int k = 0; k < GROUP && channel + k < p.channels; ++k) {
+  for (int k = 0; k < N && channel + k < p.channels; ++k) {
     const V sent = from[k * p.channel_stride];
     to[k] = !kept ? zero : (count > 1 ? divided(sent, count) : sent);
   }
+}
+
+// `taken` in ops::voxelize::launches.
+constexpr int MOST_TAKEN = 4;
+
+template <class V>
+__device__ void spread(const VoxelizeSparseSpreadParams& p) {
+  if (p.channels % WIDE<V> == 0) spread_by<V, WIDE<V>>(p);
+  else spread_by<V, WIDE<V> < MOST_TAKEN ? WIDE<V> : MOST_TAKEN>(p);
 }
 
 }  // namespace

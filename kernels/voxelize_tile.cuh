@@ -158,10 +158,10 @@ __device__ void sum_tile(const VoxelizeRowsParams& p, const Points& from) {
 constexpr int MOST_GROUP_BITS = 2;
 
 // The gradient of a tile's voxels, divided by their points for a mean, goes to all of its points. It is read where a
-// point needs it: the points of a tile share its sectors in the first-level cache.
+// point needs it: the points of a tile share its sectors in the first-level cache. A thread sends as many channels of a
+// point as one store takes.
 template <class V, class Points>
 __device__ void spread_tile(const VoxelizeRowsParams& p, const Points& from) {
-  using Chunk = Vector<V, GROUP<V>>;
   alignas(16) __shared__ int counts[TILE];
   __shared__ Unsorted<typename Points::Runs> unsorted;
   const Tile tile = tile_of(p.tiles);
@@ -179,48 +179,57 @@ __device__ void spread_tile(const VoxelizeRowsParams& p, const Points& from) {
   const i64 first_cell = tile.index << from.bits;
   const V* grad = element<V>(p.grad, tile.cloud * p.strides[0] + first_cell * p.strides[2]);
   V* output = static_cast<V*>(p.output);
-  const bool whole = channels % GROUP<V> == 0 && reinterpret_cast<u64>(output) % sizeof(Chunk) == 0;
-  const auto send = [&](int point, int cell, i64 group) {
-    const i64 channel = group * GROUP<V>;
-    const V* read = grad + channel * p.strides[1] + cell * p.strides[2];
-    V* to = output + (row + point) * channels + channel;
-    const int here = channels - channel < GROUP<V> ? static_cast<int>(channels - channel) : GROUP<V>;
-    const int count = p.mean != 0 ? counts[cell] : 1;
-    Chunk chunk;
+  const auto send_all = [&](auto access) {  // all points, N channels at a time
+    constexpr int N = decltype(access)::CHANNELS;
+    constexpr bool WHOLE = decltype(access)::WHOLE;
+    const i64 groups = (channels + N - 1) / N;
+    const auto send = [&](int point, int cell, i64 group) {
+      const i64 channel = group * N;
+      const V* read = grad + channel * p.strides[1] + cell * p.strides[2];
+      V* to = output + (row + point) * channels + channel;
+      const int here = WHOLE || channels - channel >= N ? N : static_cast<int>(channels - channel);
+      const int count = p.mean != 0 ? counts[cell] : 1;
+      Vector<V, N> chunk;
 #pragma unroll
-    for (int k = 0; k < GROUP<V>; ++k)
-      if (k < here) chunk.at[k] = read[k * p.strides[1]];
+      for (int k = 0; k < N; ++k)
+        if (WHOLE || k < here) chunk.at[k] = read[k * p.strides[1]];
 #pragma unroll
-    for (int k = 0; k < GROUP<V>; ++k)
-      if (k < here && count > 1) chunk.at[k] = divided(chunk.at[k], count);
-    if (whole) {
-      Packed<Chunk> packed;
-      packed.pack(chunk);
-      packed.store(to);
-      return;
-    }
+      for (int k = 0; k < N; ++k)
+        if ((WHOLE || k < here) && count > 1) chunk.at[k] = divided(chunk.at[k], count);
+      if constexpr (WHOLE) {
+        Packed<Vector<V, N>> packed;
+        packed.pack(chunk);
+        packed.store(to);
+      } else {
 #pragma unroll
-    for (int k = 0; k < GROUP<V>; ++k)
-      if (k < here) to[k] = chunk.at[k];
-  };
-  const i64 groups = (channels + GROUP<V> - 1) / GROUP<V>;
-  int bits = 0;
-  while (bits < MOST_GROUP_BITS && 2 << bits <= groups) ++bits;
-  // Blocks along y take turns.
-  for (i64 first = i64{blockIdx.y} << bits; first < groups; first += i64{gridDim.y} << bits) {
-    if (Points::KEEPS_ALL || all <= KEPT) {
-      for (int each = threadIdx.x; each < all << bits; each += BLOCK) {
-        const int index = each >> bits;
-        const i64 group = first + (each & ((1 << bits) - 1));
-        if (group < groups) send(unsorted.points[index], unsorted.cells[index], group);
+        for (int k = 0; k < N; ++k)
+          if (k < here) to[k] = chunk.at[k];
       }
-    } else if constexpr (!Points::KEEPS_ALL) {
-      from.walk(tile, unsorted.runs, [&](int, int point, int cell) {
-        for (i64 group = first; cell >= 0 && group < groups && group < first + (1 << bits); ++group)
-          send(point, cell, group);
-      });
+    };
+    int bits = 0;
+    while (bits < MOST_GROUP_BITS && 2 << bits <= groups) ++bits;
+    // Blocks along y take turns.
+    for (i64 first = i64{blockIdx.y} << bits; first < groups; first += i64{gridDim.y} << bits) {
+      if (Points::KEEPS_ALL || all <= KEPT) {
+        for (int each = threadIdx.x; each < all << bits; each += BLOCK) {
+          const int index = each >> bits;
+          const i64 group = first + (each & ((1 << bits) - 1));
+          if (group < groups) send(unsorted.points[index], unsorted.cells[index], group);
+        }
+      } else if constexpr (!Points::KEEPS_ALL) {
+        from.walk(tile, unsorted.runs, [&](int, int point, int cell) {
+          for (i64 group = first; cell >= 0 && group < groups && group < first + (1 << bits); ++group)
+            send(point, cell, group);
+        });
+      }
     }
-  }
+  };
+  const u64 each = static_cast<u64>(channels) | reinterpret_cast<u64>(output) / sizeof(V);
+  constexpr int MOST = GROUP<V>;
+  if (each % MOST == 0) send_all(Access<MOST, true>{});
+  else if (MOST > TAKEN<V> && each % TAKEN<V> == 0) send_all(Access<TAKEN<V>, true>{});
+  else if (MOST > 2 && each % 2 == 0) send_all(Access<2, true>{});
+  else send_all(Access<MOST, false>{});
 }
 
 // Sets some bytes to zero, of memory and a number of bytes that are multiples of the same.

@@ -91,7 +91,7 @@ fn points_that_are_linked_give_equal_bits() {
     // channels by each access.
     let kinds = [(900, 16, Spread::Few), (2000, 16, Spread::Even), (3500, 24, Spread::Few), (3000, 20, Spread::Even)];
     for (place, (count, side, spread)) in kinds.into_iter().enumerate() {
-        for (index, channels) in [1, 2, 3, 5, 8, 9, 16, 17].into_iter().enumerate() {
+        for (index, channels) in [1, 2, 3, 4, 5, 6, 8, 9, 12, 16, 17].into_iter().enumerate() {
             let dtypes = [DType::F32, FLOATING[(index + place) % 4]];
             let values = [Values::Small, Values::Cancelling, Values::Wide, Values::Wild][(index / 4 + index) % 4];
             let seed = (10 * place + index) as u64;
@@ -106,6 +106,22 @@ fn points_that_are_linked_give_equal_bits() {
             let wanted = run_dense(&case, &Host::new(&Serial), 0x3c).unwrap();
             assert_same(&run_dense(&case, &Gpu::new(device, seed), 0xff).unwrap(), &wanted, &(count, channels));
         }
+    }
+}
+
+#[test]
+fn gradients_by_smaller_tiles_give_equal_bits() {
+    let Some(device) = begin("gradients_by_smaller_tiles_give_equal_bits") else { return };
+    // Tiles so full that those of a gradient are half as large, and so many that they are no smaller.
+    for (seed, reduce) in ["mean", "sum"].into_iter().enumerate() {
+        let (r, sizes) = (&mut Random(seed as u64), Sizes { batch: 90, count: 2500, channels: 2 });
+        let mut case = CloudCase::new(r, [DType::F32, DType::BF16], reduce, sizes, Spread::Even, Values::Small);
+        case.grid_size = vec![30, 10, 10];
+        case.voxel_size = case.voxel_size.iter().map(|edge| edge / 4.0).collect();
+        case.lengths = None;
+        case.grad = Array::new(r, DType::BF16, &[90, 2, 3000], Layout::Dense, |_, at| at as u64 % 0x7c00);
+        let wanted = run_dense(&case, &Host::new(&Serial), 0x3c).unwrap();
+        assert_same(&run_dense(&case, &Gpu::new(device, seed as u64), 0xff).unwrap(), &wanted, &reduce);
     }
 }
 

@@ -20,8 +20,10 @@ const POINTS_OF_SINGLE: usize = 1 << 17;
 pub const SCANNED: u64 = 16;
 /// Rows that one thread of the reduction lists: one load of 16 bytes.
 pub const LISTED: u64 = 4;
-/// Bytes of a row's channels that one thread reduces at a time: one load.
+/// Bytes of a row's channels that go together: one access.
 pub const GROUP: usize = 16;
+/// Channels of a row that one thread reduces at a time at most: `MOST_TAKEN` in the kernels.
+const MOST_TAKEN: usize = 4;
 /// Blocks that share out the channels of few tiles: as many fill an H200 (132 multiprocessors of 6 to 8 blocks).
 const ENOUGH_BLOCKS: usize = 1024;
 /// Rows of a sparse grid, times their groups of channels, up to which neighbours go to different blocks: rows with many
@@ -212,8 +214,13 @@ pub fn small_rows(
     shared_out(op, kernel, batch, tiles, parts, BLOCK)
 }
 
-/// Reduces the rows of a sparse grid: a thread 16 bytes of a row's channels, neighbours in different blocks where these
-/// are few.
+/// Channels that a thread takes at a time: 16 bytes of them, of halves 8.
+pub(crate) fn taken(dtype: DType) -> usize {
+    (GROUP / dtype.size()).min(MOST_TAKEN)
+}
+
+/// Reduces the rows of a sparse grid: a thread some of a row's channels, neighbours in different blocks where these are
+/// few.
 pub fn sparse_rows(
     op: &str,
     reduce: Reduce,
@@ -222,7 +229,7 @@ pub fn sparse_rows(
     rows: usize,
     channels: usize,
 ) -> Result<Launch> {
-    let groups = channels.div_ceil(GROUP / dtype.size());
+    let groups = channels.div_ceil(taken(dtype));
     let items = (rows as u64).saturating_mul(groups as u64);
     let apart = items <= ITEMS_APART;
     let kernel = match (apart, reduce.picks(), backward) {
@@ -260,7 +267,7 @@ mod tests {
         let tile = tile_rows("voxelize", Reduce::Mean, false, DType::F32, 1, &tiling, 8).unwrap();
         assert_eq!((tile.launch.kernel, tile.launch.grid), ("voxelize_tile_link_f32", [2048, 1, 1]));
         let row = sparse_rows("voxelize", Reduce::Max, true, DType::F16, 1000, 9).unwrap();
-        assert_eq!((row.kernel, row.grid), ("voxelize_row_apart_send_f16", [8, 1, 1]));
+        assert_eq!((row.kernel, row.grid), ("voxelize_row_apart_send_f16", [12, 1, 1]));
         let row = sparse_rows("voxelize_sparse", Reduce::Mean, false, DType::F32, 500_000, 8).unwrap();
         assert_eq!((row.kernel, row.grid), ("voxelize_row_sum_f32", [3907, 1, 1]));
         assert_eq!(clear("voxelize", 17).unwrap().grid, [1, 1, 1]);

@@ -84,7 +84,8 @@ impl Workspace {
         let one_launch = cuda && (!backward || groups || spreads);
         let small = if one_launch { Small::new(batch, points, cells, groups || spreads) } else { None };
         let by_tiles = cuda && small.is_none() && (groups || spreads);
-        let tiling = if by_tiles { Tiling::new(batch, points, cells) } else { None };
+        let plan = if spreads { Tiling::to_spread } else { Tiling::new };
+        let tiling = if by_tiles { plan(batch, points, cells) } else { None };
         let tiling = tiling.filter(|tiling| !spreads || tiling.shared_bits == 0 || tiling.spreads(points, cells));
         let tiled = tiling.is_some();
         let (groups, mean) = (groups && small.is_none(), mean && small.is_none());

@@ -22,6 +22,9 @@ const BITS_OF_FEW: u32 = 7;
 /// Points of a tile up to which there is no gain in smaller tiles: a block keeps 2048 points in shared memory, and some
 /// tiles have more than others.
 const POINTS_OF_TILE: usize = 1024;
+/// Points of the largest tile beyond which half as large ones send a gradient to the points in less time: what a block
+/// of many channels reads then stays in the first-level cache (up to a sixth; 400 points a tile lose a tenth).
+const POINTS_OF_SPREAD: usize = 480;
 /// Points of a tile up to which a block keeps them, if some tiles have a third more than others.
 const POINTS_OF_KEPT: usize = 1536;
 /// Points of a chunk: four for each thread of a block.
@@ -105,8 +108,17 @@ impl Tiling {
         cells / CELLS_OF_POINT <= points && points.saturating_mul(1 << self.shared_bits) <= cells.saturating_mul(2)
     }
 
-    /// For that many clouds in grids of so many cells, or `None` where the table would be too large.
+    /// To reduce so many clouds in grids of so many cells, or `None` where the table would be too large.
     pub fn new(batch: usize, points: usize, cells: usize) -> Option<Tiling> {
+        Tiling::planned(batch, points, cells, false)
+    }
+
+    /// To send a gradient to their points, as above.
+    pub fn to_spread(batch: usize, points: usize, cells: usize) -> Option<Tiling> {
+        Tiling::planned(batch, points, cells, true)
+    }
+
+    fn planned(batch: usize, points: usize, cells: usize, spreads: bool) -> Option<Tiling> {
         let tiles = |bits: u32| cells.div_ceil(1 << bits);
         let lists_of = |bits: u32| cells.div_ceil(1 << (TILE_BITS + bits));
         let shared_bits = (0..=MOST_SHARED_BITS).find(|&bits| lists_of(bits) <= MOST_LISTS)?;
@@ -122,6 +134,10 @@ impl Tiling {
         }
         let at_once = |bits: u32| tiles(bits).saturating_mul(batch) <= TILES_AT_ONCE;
         while bits > BITS_OF_FEW && at_once(bits - 1) && points_of(bits) > POINTS_OF_FEW {
+            bits -= 1;
+        }
+        let halved = tiles(bits - 1) < TILES_OF_CHUNK && points_of(bits) > POINTS_OF_SPREAD;
+        if spreads && bits == TILE_BITS && halved {
             bits -= 1;
         }
         let full = bits == LEAST_BITS && points_of(bits) > POINTS_OF_TILE;
@@ -208,6 +224,9 @@ mod tests {
         assert_eq!((links(500_000, 128), links(704_331, 89), links(50_000, 24)), (true, true, true));
         assert_eq!((links(764_652, 22), links(60_000, 24)), (false, false), "full voxels");
         assert!(!links(6_000_000, 170), "full tiles");
+        let spread = |points, side: usize| Tiling::to_spread(1, points, side.pow(3)).unwrap().bits;
+        assert_eq!((spread(800_000, 95), spread(400_000, 100), spread(4_000_000, 64)), (9, 10, 6));
+        assert_eq!((bits(1, 800_000, 95), spread(9_000_000, 256)), (10, 10), "to reduce; and of very many tiles");
         let one = Tiling::new(1, 0, 1).unwrap();
         assert_eq!((one.tiles, one.chunks, one.pitch), (1, 0, 8));
         for batch in [0, 1, 7, 300] {

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::launch::Launch;
 use crate::ops::rows_plan::{blocks, kernel_name, line};
 use crate::ops::voxelize::grid::Grid;
-use crate::ops::voxelize::launches::{BLOCK, GROUP, Tiles, tiles};
+use crate::ops::voxelize::launches::{BLOCK, GROUP, Tiles, taken, tiles};
 use crate::ops::voxelize::tiling::Tiling;
 use crate::tensor::DType;
 
@@ -218,9 +218,11 @@ pub fn tile_fill(op: &str, points: usize, rows: usize) -> Result<Launch> {
     line(op, "voxelize_sparse_tile_fill", points.max(rows) as u64, BLOCK)
 }
 
-/// Sends the gradient of a sum or a mean to every point: a thread 16 bytes of a point's channels.
+/// Sends the gradient of a sum or a mean to every point: a thread 16 bytes of a point's channels, or as many as it
+/// reduces at a time where a row has no whole number of these.
 pub fn spread(op: &str, dtype: DType, points: u64, channels: usize) -> Result<Launch> {
-    let groups = channels.div_ceil(GROUP / dtype.size()) as u64;
+    let wide = GROUP / dtype.size();
+    let groups = channels.div_ceil(if channels.is_multiple_of(wide) { wide } else { taken(dtype) }) as u64;
     line(op, kernel_name!(@floats "voxelize_sparse_spread_", "", dtype), points.saturating_mul(groups), BLOCK)
 }
 
