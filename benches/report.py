@@ -291,10 +291,18 @@ def dispatch(record: Record) -> list[str]:
     return table(heads, rows) if rows else []
 
 
-def swept(record: Record, most: int = 12) -> list[str]:
-    """The worst ratios of the sweep to the fastest peer."""
+def swept(record: Record) -> list[str]:
+    """The worst ratios of the sweep to the fastest peer, the backward's in a table of its own."""
+    found: list[str] = []
+    for direction in ("forward", "backward"):
+        worst = worst_of([line for line in record.sweep if line["direction"] == direction], direction)
+        found += [*([""] if found and worst else []), *worst]
+    return found
+
+
+def worst_of(swept: list[Line], direction: str, most: int = 12) -> list[str]:
     by_case: dict[Key, dict[str, Line]] = {}
-    for line in record.sweep:
+    for line in swept:
         by_case.setdefault(key_of(line), {})[str(line["impl"])] = line
     rows = []
     for key, lines in by_case.items():
@@ -310,8 +318,9 @@ def swept(record: Record, most: int = 12) -> list[str]:
         [case_of(key), cell(ours), f"{cell(best)} ({best['impl']})", f"{ratio:.2f}"]
         for ratio, key, ours, best in rows[:most]
     ]
+    alone = ", backward alone," if direction == "backward" else ""
     return [
-        f"Of {len(rows)} cases drawn by `benches/sweep.py` a peer is faster in {slower}; the worst:",
+        f"Of {len(rows)} cases drawn by `benches/sweep.py`{alone} a peer is faster in {slower}; the worst:",
         "",
         *table(["case", "RoboCache", "fastest peer", "ours / peer"], cells),
     ]

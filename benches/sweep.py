@@ -2,10 +2,12 @@
 
     python benches/sweep.py --cases 60 --seconds 120
     python benches/sweep.py --device cuda --cases 200 --seconds 240 --record benches/record
+    python benches/sweep.py --device cuda --direction backward
 
 Sizes are drawn by a seeded Sobol sequence, evenly over the logarithms, without those that need more than `--bytes`.
 The peers are eager PyTorch and `torch.compile` for sizes that change, compiled once for each kind of case. An answer
-must be near the peers' before it is timed. Lines are those of `benches/peers.py`, in a file of their own.
+must be near the peers' before it is timed. A backward is timed alone, of cases that have one. Lines are those of
+`benches/peers.py`, in a file of their own.
 """
 
 from __future__ import annotations
@@ -104,8 +106,9 @@ def need_of_clouds(case: clouds.Case) -> int:
 class Sweep:
     """Eager and compiled peers, and how each is timed on a device."""
 
-    def __init__(self, device: torch.device, seconds: float) -> None:
-        self.device, self.seconds = device, seconds
+    def __init__(self, device: torch.device, seconds: float, direction: str = "forward") -> None:
+        self.device, self.seconds, self.direction = device, seconds, direction
+        torch._functorch.config.donated_buffer = False  # a backward alone is repeated
         self.bandwidth, self.copies = timing.copy_bandwidth(device)
         torch._dynamo.reset()
         torch._dynamo.config.recompile_limit = 64
@@ -137,13 +140,13 @@ class Sweep:
         """A line for each implementation."""
         data = case.inputs(self.device)
         calls = agreeing(case, data, self.calls(case))
-        size = case.least_bytes(data)
+        size = case.least_bytes(data, self.direction)
         for name, samples in self.times(case, data, calls, size).items():
             yield {
                 "op": case.op,
                 "case": str(case),
                 "dtype": str(case.dtype).removeprefix("torch."),
-                "direction": "forward",
+                "direction": self.direction,
                 "impl": name,
                 "metric": "call" if self.device.type == "cpu" else "graph, cold",
                 "bytes": size,
@@ -155,7 +158,7 @@ class Sweep:
         self, case: Case, data: object, calls: dict[str, Callable[..., object]], size: int
     ) -> dict[str, list[float]]:
         if self.device.type == "cpu":
-            runs = {name: (lambda call=call: call(data)) for name, call in calls.items()}
+            runs = {name: self.run(case, call, data) for name, call in calls.items()}
             return timing.alternating(runs, self.seconds, least=5)
         cache = torch.cuda.get_device_properties(self.device).L2_cache_size
         copies = max(COLD_COPIES, min(4 * cache // max(size, 1) + 1, timing.MOST_CALLS // 4))
@@ -163,10 +166,26 @@ class Sweep:
             copies = 1  # it does not fit, whatever came before
         rotating = [data, *(case.inputs(self.device) for _ in range(copies - 1))]  # type: ignore[list-item]
         count = min(timing.rotations(copies, size), 4 * copies)
-        return {
-            name: timing.graph_times([lambda each=each, call=call: call(each) for each in rotating], count)
-            for name, call in calls.items()
-        }
+        found: dict[str, list[float]] = {}
+        for name, call in calls.items():
+            with peers.attempt(name, case):
+                found[name] = self.in_graph(case, call, rotating, count)
+        return found
+
+    def run(self, case: Case, call: Callable[..., object], data: object) -> Callable[[], object]:
+        """A call without arguments, or the backward of one that is made here."""
+        if self.direction == "forward":
+            return lambda: call(data)
+        return case.backward(call, data)  # type: ignore[arg-type]
+
+    def in_graph(self, case: Case, call: Callable[..., object], rotating: list[object], count: int) -> list[float]:
+        """What a backward needs is made on the stream of its graph."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            runs = [self.run(case, call, each) for each in rotating]
+            torch.cuda.synchronize()
+            return timing.graph_times(runs, count, stream)
 
 
 def agreeing(case: Case, data: object, calls: dict[str, Callable[..., object]]) -> dict[str, Callable[..., object]]:
@@ -217,6 +236,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--cases", type=int, default=40, help="of time series and of clouds, half each")
     parser.add_argument("--seconds", type=float, default=300.0, help="after which no case is begun")
+    parser.add_argument("--direction", default="forward", choices=["forward", "backward"])
     parser.add_argument("--bytes", type=int, help="that a case may need")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--worst", type=int, default=15, help="ratios to print in the end")
@@ -227,7 +247,7 @@ def main(arguments: list[str] | None = None) -> int:
     if limit < LEAST_LIMIT:
         parser.error(f"--bytes must be at least {LEAST_LIMIT}")
     torch.manual_seed(options.seed)
-    sweep = Sweep(device, seconds=0.1)
+    sweep = Sweep(device, 0.1, options.direction)
     common: Line = {
         "device": timing.machine(device),
         "command": shlex.join(["python", "benches/sweep.py", *(arguments if arguments is not None else sys.argv[1:])]),
@@ -237,7 +257,7 @@ def main(arguments: list[str] | None = None) -> int:
     half = (options.cases + 1) // 2
     both = zip(draw_signals(half, limit, options.seed), draw_clouds(half, limit, options.seed), strict=True)
     found: list[tuple[float, str]] = []
-    for case in (case for pair in both for case in pair):
+    for case in (case for pair in both for case in pair if options.direction in case.directions):
         if time.monotonic() - begun > options.seconds:
             print(f"{options.seconds:.0f} s are over after {len(found)} cases")
             break

@@ -85,8 +85,9 @@ struct RowSums {
   }
 };
 
-// Gathers from gifts that are all kept, of one row of the batch. Threads: thread t takes the vectors t, t + 256, ...
-template <class V, int N, bool ONE_MODE>
+// Gathers from gifts that are all kept, of one row of the batch, MANY of each source row. Threads: thread t takes the
+// vectors t, t + 256, ...
+template <class V, int N, bool ONE_MODE, bool MANY>
 __device__ void gather_kept(
     const ResampleBackwardParams& p, const BlockShare& share, const Vectors& vectors,
     const GatherShared<typename Element<V>::Compute>& shared, i64 first) {
@@ -95,9 +96,10 @@ __device__ void gather_kept(
     const i64 channel = vectors.channel<N>(item);
     const int* begins = shared.begins + vectors.row(item);
     const Received received = {begins[0], begins[1], begins[2]};
+    const V* grad = all + channel * p.grad.channel_step + received.begin * p.grad.row_step;
     RowSums<V, N, ONE_MODE> sums(p, channel);
-    sums.template add_few<EAGER>(
-        shared.gifts, all + channel * p.grad.channel_step + received.begin * p.grad.row_step, received);
+    if constexpr (MANY) sums.template add_many<DEEP>(shared.gifts, grad, received);
+    else sums.template add_few<EAGER>(shared.gifts, grad, received);
     sums.store(static_cast<V*>(p.output) + (share.first + vectors.row(item)) * p.width + channel);
   }
 }
@@ -182,8 +184,8 @@ __device__ __noinline__ void gather_any(
   });
 }
 
-// A block's share of the gradient; common cases first.
-template <class T, class V>
+// A block's share of the gradient, of MANY targets for each source row; common cases first.
+template <class T, class V, bool MANY>
 __device__ void backward_rows(const ResampleBackwardParams& p) {
   alignas(16) __shared__ GatherShared<typename Element<V>::Compute> shared;
   const BlockShare share = block_share(p, p.times.samples, blockIdx.x);
@@ -193,7 +195,7 @@ __device__ void backward_rows(const ResampleBackwardParams& p) {
   begin();
   if (first < 0) return gather_any<V>(p, share, shared);
   by_access<V>(p, [&](auto width) {
-    gather_kept<V, decltype(width)::CHANNELS, decltype(width)::ONE_MODE>(p, share, vectors, shared, first);
+    gather_kept<V, decltype(width)::CHANNELS, decltype(width)::ONE_MODE, MANY>(p, share, vectors, shared, first);
   });
 }
 

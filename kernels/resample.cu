@@ -253,11 +253,14 @@ KERNEL(resample_disorder_f64, ResampleDisorderParams, ORDER_TILE, disorder_rows<
 KERNEL(resample_disorder_f32, ResampleDisorderParams, ORDER_TILE, disorder_rows<float>)
 KERNEL(resample_disorder_i64, ResampleDisorderParams, ORDER_TILE, disorder_rows<long long>)
 
-#define BACKWARD(TIME, T, VALUE, V)                                                         \
-  extern "C" __global__ void __launch_bounds__(PLAIN_BLOCK, sizeof(V) == 8 ? 2 : 4)         \
-      resample_backward_##TIME##_##VALUE(const __grid_constant__ ResampleBackwardParams p) { \
-    backward_rows<T, V>(p);                                                                 \
+#define BACKWARD_OF(NAME, T, V, MANY)                                               \
+  extern "C" __global__ void __launch_bounds__(PLAIN_BLOCK, sizeof(V) == 8 ? 2 : 4) \
+      NAME(const __grid_constant__ ResampleBackwardParams p) {                      \
+    backward_rows<T, V, MANY>(p);                                                   \
   }
+#define BACKWARD(TIME, T, VALUE, V)                                  \
+  BACKWARD_OF(resample_backward_##TIME##_##VALUE, T, V, false)       \
+  BACKWARD_OF(resample_backward_many_##TIME##_##VALUE, T, V, true)
 #define BACKWARD_ALL(TIME, T)    \
   BACKWARD(TIME, T, f64, double) \
   BACKWARD(TIME, T, f32, float)  \

@@ -19,6 +19,8 @@ pub const MULTIPROCESSORS: u64 = 132;
 const RESIDENT: u64 = 4 * MULTIPROCESSORS;
 /// Source rows below which rows of the batch share blocks that gather: such blocks take the general way, which is long.
 const SHORT_GATHER: u64 = 32;
+/// Targets that such a block keeps: `KEPT_TARGETS` in the kernels. Of more it takes the general way, too.
+const KEPT_TARGETS: u64 = 512;
 /// Rows of the batch up to which each has blocks of its own, however little they do: all are resident at once.
 const BATCH_OF_BLOCKS: u64 = 2 * MULTIPROCESSORS;
 /// Threads of a block of warps that work alone; small blocks spread a small batch over more multiprocessors.
@@ -103,7 +105,7 @@ impl Share {
 
     /// For blocks of at most `most` vectors, of `batch` rows of `targets` targets of so many vectors.
     pub fn of_blocks(batch: u64, targets: u64, vectors: u64, most: u64) -> Share {
-        Share::of_blocks_of(batch, targets, vectors, most, u64::from(PLAIN_BLOCK))
+        Share::of_blocks_of(batch, targets, vectors, most, (u64::from(PLAIN_BLOCK), u64::from(PLAIN_BLOCK)))
     }
 
     /// For the blocks of a launch of its own, of vectors of that access.
@@ -113,15 +115,17 @@ impl Share {
         of(vectors_of_a_block(all, RESIDENT, most_vectors(access), |most| of(most).count))
     }
 
-    /// For blocks that gather gradients, of `batch` rows of `samples` source rows.
-    pub fn of_gather(batch: u64, samples: u64, vectors: u64) -> Share {
-        let of = |most| Share::of_blocks_of(batch, samples, vectors, most, SHORT_GATHER);
+    /// For blocks that gather gradients, of `batch` rows of `samples` source rows that get those of so many targets.
+    pub fn of_gather(batch: u64, samples: u64, vectors: u64, targets: u64) -> Share {
+        let rows = rows_of_kept(samples, targets);
+        let of = |most| Share::of_blocks_of(batch, samples, vectors, most, (SHORT_GATHER, rows));
         let all = batch.saturating_mul(samples).saturating_mul(vectors);
         of(vectors_of_a_block(all, RESIDENT, MOST_VECTORS, |most| of(most).count))
     }
 
-    /// As `of_blocks`; rows of a batch with fewer than `short` targets may share blocks.
-    fn of_blocks_of(batch: u64, targets: u64, vectors: u64, most: u64, short: u64) -> Share {
+    /// As `of_blocks`; rows of a batch with fewer than `short` targets may share blocks, others have at most so many
+    /// in each.
+    fn of_blocks_of(batch: u64, targets: u64, vectors: u64, most: u64, (short, most_rows): (u64, u64)) -> Share {
         if batch == 0 || targets == 0 || vectors == 0 {
             return Share::NONE;
         }
@@ -140,7 +144,7 @@ impl Share {
                 count: all.div_ceil(rows).saturating_mul(tiles),
             };
         }
-        let chunks = targets.div_ceil(rows);
+        let chunks = targets.div_ceil(rows.min(most_rows));
         let rows = targets.div_ceil(chunks);
         // More chunks than 32 bits count are more blocks than a launch takes, which `blocks` refuses.
         let narrow = u32::try_from(chunks).unwrap_or(u32::MAX);
@@ -162,6 +166,14 @@ impl Share {
         // Kernels divide by the tiles, in warps past the last too.
         Share { rows: rows_per_warp, chunks: 0, tile, tiles: tiles.max(1), count }
     }
+}
+
+/// Source rows of a block whose targets it nearly always keeps: of r rows it has those of r + 1 steps between samples,
+/// and where these lie at random, that is within six deviations, the root of r + 1 mean steps each.
+fn rows_of_kept(samples: u64, targets: u64) -> u64 {
+    let steps = KEPT_TARGETS as f64 * samples as f64 / targets.max(1) as f64;
+    let root = (steps + 9.0).sqrt() - 3.0;
+    ((root * root) as u64).saturating_sub(1).clamp(1, u64::from(PLAIN_BLOCK))
 }
 
 /// Vectors of a block that moves rows, at most.
@@ -277,10 +289,18 @@ mod tests {
 
     #[test]
     fn blocks_that_gather_are_as_many() {
-        assert_eq!(Share::of_gather(32, 500, 32).count, 512);
-        assert_eq!(Share::of_gather(256, 1000, 64).count, 1536);
-        assert_eq!((Share::of_gather(4096, 64, 2).chunks, Share::of_gather(4096, 31, 2).chunks), (1, 0));
-        assert_eq!(Share::of_gather(4, 8, 1024), Share { rows: 1, chunks: 8, tile: 256, tiles: 4, count: 128 });
+        assert_eq!(Share::of_gather(32, 500, 32, 250).count, 512);
+        assert_eq!(Share::of_gather(256, 1000, 64, 500).count, 1536);
+        assert_eq!((Share::of_gather(4096, 64, 2, 9).chunks, Share::of_gather(4096, 31, 2, 9).chunks), (1, 0));
+        assert_eq!(Share::of_gather(4, 8, 1024, 8), Share { rows: 1, chunks: 8, tile: 256, tiles: 4, count: 128 });
+    }
+
+    #[test]
+    fn blocks_that_gather_keep_their_targets() {
+        assert_eq!(Share::of_gather(8, 298, 4, 7229), Share { rows: 5, chunks: 60, tile: 4, tiles: 1, count: 480 });
+        assert_eq!((Share::of_gather(441, 3913, 17, 9485).rows, Share::of_gather(441, 3913, 17, 0).rows), (135, 245));
+        assert_eq!((rows_of_kept(1000, 1000), rows_of_kept(1000, 4000), rows_of_kept(0, 0)), (256, 74, 1));
+        assert_eq!(Share::of_gather(4, 8, 1024, u64::MAX).rows, 1);
     }
 
     #[test]

@@ -287,13 +287,14 @@ def test_the_newest_record_of_a_kind_counts(checkout: Path) -> None:
     write(record / "2026-02-01-other.jsonl", [SYNTHETIC[0], line("robocache", 77.0)])
     without = {name: value for name, value in line("robocache", 55.0).items() if name != "floor_us"}
     (record / "2026-03-01-some.jsonl").write_text(json.dumps(without) + "\n")  # of before there was a floor
-    write(
-        record / "2026-02-01-some-sweep.jsonl", [line("robocache", 4.0, case="a"), line("torch eager", 2.0, case="a")]
-    )
+    swept = [line(name, time, case="a") for name, time in (("robocache", 4.0), ("torch eager", 2.0))]
+    gone_back = [line(name, time, case="b", direction="backward") for name, time in (("robocache", 3.0), ("JAX", 9.0))]
+    write(record / "2026-02-01-some-sweep.jsonl", [*swept, *gone_back])
     assert run(checkout) == 0
     readme, page = ((checkout / name).read_text() for name in ("README.md", "docs/performance.md"))
     assert "20.0 µs" in readme and "77.0 µs" in readme and "99.0 µs" not in readme and "55.0" not in readme
     assert "a peer is faster in 1; the worst:" in page and "| 2.00 µs (torch eager) | 2.00 |" in page
+    assert "backward alone, a peer is faster in 0; the worst:" in page and "| 9.00 µs (JAX) | 0.33 |" in page
 
 
 def test_what_the_machine_allows_stands_beside_what_is_reached(checkout: Path) -> None:
@@ -425,3 +426,8 @@ def test_a_sweep_records_and_ends(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert {each["impl"] for each in records.read(path)} == {"robocache", "torch eager", "torch.compile"}
     assert sweep.main([*arguments, "--seconds", "-1"]) == 0
     assert "are over after 0 cases" in capsys.readouterr().out
+    path.unlink()
+    assert sweep.main([*arguments, "--direction", "backward"]) == 0
+    found = records.read(path)
+    assert {each["direction"] for each in found} == {"backward"}
+    assert not any("occupancy" in each["case"] for each in found)

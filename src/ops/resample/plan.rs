@@ -22,6 +22,9 @@ const LONG_SHIFT: u32 = 5;
 /// Targets for each sample from which a thread of the gather waits for the loads of its row, not for other rows: there
 /// threads make the loads in flight, so vectors become narrower until the device is full.
 const DEEP: usize = 4;
+/// Targets for each sample from which a thread loads the gradients of eight together, in a kernel of its own: the same
+/// code in the kernel for few costs these registers and waits for instructions.
+const MANY_TARGETS: usize = 4;
 /// Threads that fill an H200, at 3 blocks of 256 a multiprocessor.
 const ENOUGH_THREADS: u64 = 3 * 256 * MULTIPROCESSORS;
 /// Threads of the kernels that prepare a gather of curves.
@@ -209,7 +212,7 @@ pub fn backward(case: &Case, distinct: usize, load_bytes: usize) -> Result<Backw
         }
     }
     let across = vectors(&Case { access, ..*case });
-    let share = Share::of_gather(case.batch as u64, case.samples as u64, across);
+    let share = Share::of_gather(case.batch as u64, case.samples as u64, across, case.targets as u64);
     // Rows of the batch that a block's rows can be of.
     let batches = if share.chunks > 0 { 1 } else { u64::from(share.rows) / (case.samples as u64).max(1) + 2 };
     let targets = rows_of(OP, distinct, case.targets)?;
@@ -218,7 +221,11 @@ pub fn backward(case: &Case, distinct: usize, load_bytes: usize) -> Result<Backw
     } else {
         None
     };
-    let kernel = kernel_name!(@floats times "resample_backward_", "", case.times, case.values);
+    let kernel = if case.targets / MANY_TARGETS >= case.samples.max(1) {
+        kernel_name!(@floats times "resample_backward_many_", "", case.times, case.values)
+    } else {
+        kernel_name!(@floats times "resample_backward_", "", case.times, case.values)
+    };
     let grid = [blocks(OP, share.count, 1)?, 1, 1];
     Ok(BackwardPlan {
         disorder,
@@ -313,6 +320,8 @@ mod tests {
             (None, "resample_backward_f64_bf16", Access::Bytes16)
         );
         assert_eq!(plan.share, Share { rows: 32, chunks: 16, tile: 32, tiles: 1, count: 512 });
+        let many = |targets| backward(&Case { targets, ..BAR }, 32, 16).unwrap().gather.kernel;
+        assert_eq!((many(1999), many(2000)), ("resample_backward_f64_bf16", "resample_backward_many_f64_bf16"));
         let disorder = backward(&Case { targets: 5000, ..BAR }, 32, 16).unwrap().disorder.unwrap();
         assert_eq!((disorder.kernel, disorder.grid[0]), ("resample_disorder_f64", 625));
         // 85 rows of the batch to a block.
