@@ -93,7 +93,7 @@ bench-gpu:  ## the operators beside their peers on a CUDA machine with torch and
 
 # The checkout's own Python where there is one: a CUDA machine has none.
 guard: DEVICE ?= cpu
-guard:  ## the bars beside torch, against the record; DEVICE=cuda for a GPU
+guard:  ## the bars beside eager torch, against the record; DEVICE=cuda for a GPU
 	PYTHONPATH=torch_ops $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benches/guard.py --device $(DEVICE)
 
 wheel: build  ## a wheel with the library inside, in target/wheel

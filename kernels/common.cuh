@@ -172,6 +172,12 @@ __device__ Vector<V, N> narrowed(const typename Element<V>::Compute (&from)[N]) 
 template <class V>
 constexpr int WIDE = 16 / sizeof(V);
 
+// Channels of a voxel or a point that a thread takes at a time, one access where the layout allows it. Not 8 of halves: a
+// channel of these costs what one of float32 does, and so half of the threads would do all of it.
+constexpr int MOST_TAKEN = 4;
+template <class V>
+constexpr int TAKEN = WIDE<V> < MOST_TAKEN ? WIDE<V> : MOST_TAKEN;
+
 // The word of so many bytes that one access moves.
 template <int BYTES>
 struct WordOf;

@@ -33,11 +33,6 @@ constexpr int WARPS = BLOCK / WARP;
 // Channels of 16 bytes.
 template <class V>
 constexpr int GROUP = 16 / sizeof(V);
-// Channels that a thread reduces at a time, one access where the layout allows it. Not 8 of halves: a channel of these
-// costs what one of float32 does, and so half of the threads would do all of it.
-constexpr int MOST_TAKEN = 4;
-template <class V>
-constexpr int TAKEN = GROUP<V> < MOST_TAKEN ? GROUP<V> : MOST_TAKEN;
 // Points of a row that one thread still takes alone: a warp of full rows is as busy with them as with one long row.
 constexpr int ALONE = 32;
 // Points of a row that one warp still takes: what a scanner drops into one voxel keeps all warps of a block busy.

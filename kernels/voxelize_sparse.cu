@@ -376,13 +376,10 @@ __device__ void spread_by(const VoxelizeSparseSpreadParams& p) {
   }
 }
 
-// `taken` in ops::voxelize::launches.
-constexpr int MOST_TAKEN = 4;
-
 template <class V>
 __device__ void spread(const VoxelizeSparseSpreadParams& p) {
   if (p.channels % WIDE<V> == 0) spread_by<V, WIDE<V>>(p);
-  else spread_by<V, WIDE<V> < MOST_TAKEN ? WIDE<V> : MOST_TAKEN>(p);
+  else spread_by<V, TAKEN<V>>(p);
 }
 
 }  // namespace

@@ -105,7 +105,7 @@ impl Share {
 
     /// For blocks of at most `most` vectors, of `batch` rows of `targets` targets of so many vectors.
     pub fn of_blocks(batch: u64, targets: u64, vectors: u64, most: u64) -> Share {
-        Share::of_blocks_of(batch, targets, vectors, most, (u64::from(PLAIN_BLOCK), u64::from(PLAIN_BLOCK)))
+        Share::of_blocks_of(batch, targets, vectors, most, u64::from(PLAIN_BLOCK), u64::from(PLAIN_BLOCK))
     }
 
     /// For the blocks of a launch of its own, of vectors of that access.
@@ -118,14 +118,14 @@ impl Share {
     /// For blocks that gather gradients, of `batch` rows of `samples` source rows that get those of so many targets.
     pub fn of_gather(batch: u64, samples: u64, vectors: u64, targets: u64) -> Share {
         let rows = rows_of_kept(samples, targets);
-        let of = |most| Share::of_blocks_of(batch, samples, vectors, most, (SHORT_GATHER, rows));
+        let of = |most| Share::of_blocks_of(batch, samples, vectors, most, SHORT_GATHER, rows);
         let all = batch.saturating_mul(samples).saturating_mul(vectors);
         of(vectors_of_a_block(all, RESIDENT, MOST_VECTORS, |most| of(most).count))
     }
 
-    /// As `of_blocks`; rows of a batch with fewer than `short` targets may share blocks, others have at most so many
-    /// in each.
-    fn of_blocks_of(batch: u64, targets: u64, vectors: u64, most: u64, (short, most_rows): (u64, u64)) -> Share {
+    /// As `of_blocks`; rows of a batch with fewer than `short` targets may share blocks, and of others a block has at most
+    /// `most_rows`.
+    fn of_blocks_of(batch: u64, targets: u64, vectors: u64, most: u64, short: u64, most_rows: u64) -> Share {
         if batch == 0 || targets == 0 || vectors == 0 {
             return Share::NONE;
         }

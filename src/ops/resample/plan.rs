@@ -20,10 +20,8 @@ const WINDOW: u64 = 1024;
 /// From this shift on reading a window takes less than the steps of a search.
 const LONG_SHIFT: u32 = 5;
 /// Targets for each sample from which a thread of the gather waits for the loads of its row, not for other rows: there
-/// threads make the loads in flight, so vectors become narrower until the device is full.
-const DEEP: usize = 4;
-/// Targets for each sample from which a thread loads the gradients of eight together, in a kernel of its own: the same
-/// code in the kernel for few costs these registers and waits for instructions.
+/// threads make the loads in flight, so vectors become narrower until the device is full, and a kernel of its own loads
+/// the gradients of eight targets together. In the kernel for few that cost up to a quarter.
 const MANY_TARGETS: usize = 4;
 /// Threads that fill an H200, at 3 blocks of 256 a multiprocessor.
 const ENOUGH_THREADS: u64 = 3 * 256 * MULTIPROCESSORS;
@@ -204,7 +202,8 @@ pub fn time_grad(case: &Case) -> Result<Launch> {
 pub fn backward(case: &Case, distinct: usize, load_bytes: usize) -> Result<BackwardPlan> {
     let rows = (case.batch as u64).saturating_mul(case.samples as u64);
     let mut access = case.access;
-    if case.targets / DEEP >= case.samples.max(1) {
+    let many = case.targets / MANY_TARGETS >= case.samples.max(1);
+    if many {
         let threads = |access| rows.saturating_mul(vectors(&Case { access, ..*case }));
         let loads = |half: &Access| half.bytes() <= load_bytes as u64;
         while let Some(half) = access.halved(case.values).filter(loads).filter(|_| threads(access) < ENOUGH_THREADS) {
@@ -221,7 +220,7 @@ pub fn backward(case: &Case, distinct: usize, load_bytes: usize) -> Result<Backw
     } else {
         None
     };
-    let kernel = if case.targets / MANY_TARGETS >= case.samples.max(1) {
+    let kernel = if many {
         kernel_name!(@floats times "resample_backward_many_", "", case.times, case.values)
     } else {
         kernel_name!(@floats times "resample_backward_", "", case.times, case.values)

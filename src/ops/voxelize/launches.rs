@@ -22,7 +22,7 @@ pub const SCANNED: u64 = 16;
 pub const LISTED: u64 = 4;
 /// Bytes of a row's channels that go together: one access.
 pub const GROUP: usize = 16;
-/// Channels of a row that one thread reduces at a time at most: `MOST_TAKEN` in the kernels.
+/// Channels of a row that one thread takes at a time at most: `MOST_TAKEN` in the kernels.
 const MOST_TAKEN: usize = 4;
 /// Blocks that share out the channels of few tiles: as many fill an H200 (132 multiprocessors of 6 to 8 blocks).
 const ENOUGH_BLOCKS: usize = 1024;
@@ -214,7 +214,7 @@ pub fn small_rows(
     shared_out(op, kernel, batch, tiles, parts, BLOCK)
 }
 
-/// Channels that a thread takes at a time: 16 bytes of them, of halves 8.
+/// Channels that a thread takes at a time: 16 bytes of them, and 8 bytes of halves.
 pub(crate) fn taken(dtype: DType) -> usize {
     (GROUP / dtype.size()).min(MOST_TAKEN)
 }
