@@ -117,7 +117,7 @@ impl Share {
 
     /// For blocks that gather gradients, of `batch` rows of `samples` source rows that get those of so many targets.
     pub fn of_gather(batch: u64, samples: u64, vectors: u64, targets: u64) -> Share {
-        let rows = rows_of_kept(samples, targets);
+        let rows = most_gathered(batch, samples, vectors, targets);
         let of = |most| Share::of_blocks_of(batch, samples, vectors, most, SHORT_GATHER, rows);
         let all = batch.saturating_mul(samples).saturating_mul(vectors);
         of(vectors_of_a_block(all, RESIDENT, MOST_VECTORS, |most| of(most).count))
@@ -174,6 +174,16 @@ fn rows_of_kept(samples: u64, targets: u64) -> u64 {
     let steps = KEPT_TARGETS as f64 * samples as f64 / targets.max(1) as f64;
     let root = (steps + 9.0).sqrt() - 3.0;
     ((root * root) as u64).saturating_sub(1).clamp(1, u64::from(PLAIN_BLOCK))
+}
+
+/// Source rows of a block that gathers, at most. One that does not keep all of its targets finds them again each time
+/// that its threads go on to other vectors, so it has no more vectors than threads, nor more rows than it takes to fill
+/// the device.
+fn most_gathered(batch: u64, samples: u64, vectors: u64, targets: u64) -> u64 {
+    let tiles = vectors.div_ceil(TILE);
+    let at_once = (u64::from(PLAIN_BLOCK) / vectors.div_ceil(tiles.max(1)).max(1)).max(1);
+    let filling = batch.saturating_mul(samples).saturating_mul(tiles).div_ceil(RESIDENT).max(1);
+    rows_of_kept(samples, targets).max(at_once.min(filling))
 }
 
 /// Vectors of a block that moves rows, at most.
@@ -298,6 +308,8 @@ mod tests {
     #[test]
     fn blocks_that_gather_keep_their_targets() {
         assert_eq!(Share::of_gather(8, 298, 4, 7229), Share { rows: 5, chunks: 60, tile: 4, tiles: 1, count: 480 });
+        assert_eq!(Share::of_gather(80, 298, 4, 7229).rows, 43, "a vector for each thread, of 46 that fill the device");
+        assert_eq!(Share::of_gather(1178, 232, 1, 1089).rows, 232, "no more vectors than threads");
         assert_eq!((Share::of_gather(441, 3913, 17, 9485).rows, Share::of_gather(441, 3913, 17, 0).rows), (135, 245));
         assert_eq!((rows_of_kept(1000, 1000), rows_of_kept(1000, 4000), rows_of_kept(0, 0)), (256, 74, 1));
         assert_eq!(Share::of_gather(4, 8, 1024, u64::MAX).rows, 1);
