@@ -52,7 +52,7 @@ test-rust: setup  ## the Rust tests with every set of features
 
 # The emulated driver goes to the test program alone: the build script's NVRTC must not find it. It runs a thread at a
 # time, so both programs run at once.
-EMULATED := $(CARGO) test --release --quiet --features cuda --test cuda --test cuda_voxelize
+EMULATED := $(CARGO) test --release --quiet --features cuda --test cuda --test cuda_driver --test cuda_voxelize
 test-emulator: export ROBOCACHE_REQUIRE_CUDA := 1
 test-emulator: setup  ## the CUDA kernels and their launches on an emulated driver, also under AddressSanitizer
 	$(BIN)/python tests/emulator/build.py --output $(EMULATOR)/selftest --selftest

@@ -1,8 +1,11 @@
 //! A CUDA device and its memory for the tests, or why there is none.
 
-use crate::random::run::Memory;
+use crate::definition::Mode;
+use crate::random::Case;
+use crate::random::array::{difference, same};
+use crate::random::run::{Host, Memory, Op, run};
 use cudarc::driver::{result, sys};
-use robocache::{Place, Stream};
+use robocache::{Place, Serial, Stream};
 use std::cell::RefCell;
 use std::io::Write;
 use std::process::{Command, Output};
@@ -111,6 +114,20 @@ impl Drop for Gpu {
             let freed = unsafe { result::free_sync(address) };
             assert!(freed.is_ok() || std::thread::panicking(), "{freed:?}");
         }
+    }
+}
+
+/// The most runs of linear channels that a time gradient takes on CUDA.
+pub const MOST_RUNS: usize = 224;
+
+/// Every operator that the case has, here and there.
+pub fn compare(device: &Device, index: u64, case: &Case) {
+    let runs = case.modes.chunk_by(|a, b| a == b).filter(|run| run[0] == Mode::Linear).count();
+    for op in Op::of(case).into_iter().filter(|&op| op != Op::TimeGrad || runs <= MOST_RUNS) {
+        let wanted = run(case, op, &Host::new(&Serial)).unwrap_or_else(|error| panic!("{error}: {case:?}"));
+        let found = run(case, op, &Gpu::new(device, index)).unwrap_or_else(|error| panic!("{error}: {case:?}"));
+        let dtype = op.dtype(case);
+        assert!(same(dtype, &found, &wanted), "case {index} {op:?}: {}\n{case:?}", difference(dtype, &found, &wanted));
     }
 }
 
