@@ -169,6 +169,7 @@ __device__ Vector<V, N> narrowed(const typename Element<V>::Compute (&from)[N]) 
   return to;
 }
 
+// Elements of 16 bytes.
 template <class V>
 constexpr int WIDE = 16 / sizeof(V);
 

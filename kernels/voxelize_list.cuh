@@ -167,7 +167,7 @@ __device__ inline Turn turn_of_block() { return {blockIdx.y, gridDim.y}; }
 // Calls `visit(part)` for the parts of a tile that are a block's.
 template <class V, class Visit>
 __device__ void by_parts(const VoxelizeRowsParams& p, const Tile& tile, int bits, Turn turn, const Visit& visit) {
-  const i64 channels = i64{STAGED * GROUP<V>} << (TILE_BITS - bits);
+  const i64 channels = i64{STAGED * WIDE<V>} << (TILE_BITS - bits);
   for (i64 first = turn.block * channels; first < p.channels; first += turn.blocks * channels) {
     const i64 left = p.channels - first;
     visit(Part<V>{p, tile.cloud, tile.index << bits, bits, first, static_cast<int>(left < channels ? left : channels)});

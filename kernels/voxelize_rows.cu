@@ -21,7 +21,7 @@ __device__ int4 four_of(const VoxelizeRowsParams& p, const int* numbers, i64 gri
 
 template <class V, class Reduced>
 __device__ void reduce_dense(const VoxelizeRowsParams& p) {
-  alignas(16) __shared__ V staged[STAGED * GROUP<V> * TILE];
+  alignas(16) __shared__ V staged[STAGED * WIDE<V> * TILE];
   alignas(16) __shared__ int counts[TILE];
   alignas(16) __shared__ int starts[TILE];
   __shared__ List list;

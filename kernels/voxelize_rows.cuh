@@ -30,9 +30,6 @@ static_assert(sizeof(VoxelizeRowsParams) == 184, "mirrors ops::voxelize::params:
 constexpr int BLOCK = 256;
 constexpr int WARPS = BLOCK / WARP;
 
-// Channels of 16 bytes.
-template <class V>
-constexpr int GROUP = 16 / sizeof(V);
 // Points of a row that one thread still takes alone: a warp of full rows is as busy with them as with one long row.
 constexpr int ALONE = 32;
 // Points of a row that one warp still takes: what a scanner drops into one voxel keeps all warps of a block busy.

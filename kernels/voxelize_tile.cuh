@@ -225,7 +225,7 @@ __device__ void spread_tile(const VoxelizeRowsParams& p, const Points& from) {
     }
   };
   const u64 each = static_cast<u64>(channels) | reinterpret_cast<u64>(output) / sizeof(V);
-  constexpr int MOST = GROUP<V>;
+  constexpr int MOST = WIDE<V>;
   if (each % MOST == 0) send_all(Access<MOST, true>{});
   else if (MOST > TAKEN<V> && each % TAKEN<V> == 0) send_all(Access<TAKEN<V>, true>{});
   else if (MOST > 2 && each % 2 == 0) send_all(Access<2, true>{});
