@@ -23,14 +23,12 @@ struct ResampleBackwardParams {
   int rows_per_share;
   int chunks;
   int slope;
-  int time_type;  // a TimeType
   int access;     // as in Rows, and the next
   int mode;
   int load_bytes;  // what the gradient allows in one load of a wider vector
-  int pad;
   Groups groups;
 };
-static_assert(sizeof(ResampleBackwardParams) == 640, "mirrors ops::resample::cuda::BackwardParams");
+static_assert(sizeof(ResampleBackwardParams) == 632, "mirrors ops::resample::cuda::BackwardParams");
 
 // Targets whose disorder one number tells.
 constexpr int ORDER_TILE = 256;

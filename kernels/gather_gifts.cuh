@@ -3,7 +3,7 @@
 // Where targets ascend, those that touch a block's samples are neighbours, and a search among the targets says which;
 // where they do not, the block reads all of them and keeps those that touch. What a kept target gives is in shared
 // memory; then all threads gather the channels (gather_plain.cuh). The common case is short code of its own
-// (`find_gifts`): a block spends as long on fetching instructions as on its few targets.
+// (`keep_gifts`): a block spends as long on fetching instructions as on its few targets.
 #pragma once
 
 #include "gather.cuh"
@@ -252,11 +252,12 @@ __device__ Gift<Compute> gift_of(const ResampleBackwardParams& p, const Bracket&
 }
 
 // Works out what the places `first` to `first + count` give; returns how many are kept: all, or of those that do not
-// ascend the ones that touch the block's rows, in their order. All threads come, and meet before and after.
+// ascend the ones that touch the block's rows, in their order. All threads come, and meet before and after. Compiled once
+// for all widths of vectors.
 template <class T, class Compute>
-__device__ int keep_places(
-    const ResampleBackwardParams& p, const BlockShare& share, GatherShared<Compute>& shared, const Places& places,
-    i64 first, int count) {
+__device__ __noinline__ int keep_places(
+    const ResampleBackwardParams& p, BlockShare share, GatherShared<Compute>& shared, Places places, i64 first,
+    int count) {
   const i64 targets = p.times.targets;
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
   const bool is_near = share.alike && places.ascend;
@@ -295,21 +296,28 @@ __device__ int keep_places(
   return places.ascend ? count : kept;
 }
 
-// As above, whatever the type of the times; compiled once for all widths of vectors.
-template <class Compute>
-__device__ __noinline__ int keep_places_of_any(
-    const ResampleBackwardParams& p, BlockShare share, GatherShared<Compute>& shared, Places places, i64 first,
-    int count) {
-  if (p.time_type == F64_TIMES) return keep_places<double>(p, share, shared, places, first, count);
-  if (p.time_type == F32_TIMES) return keep_places<float>(p, share, shared, places, first, count);
-  return keep_places<i64>(p, share, shared, places, first, count);
+// Targets that ascend, of one row of the batch: those that touch a block's rows, and the samples around these.
+template <class T>
+struct Touching {
+  const Staged<T>& targets;
+  const Nearby<T>& nearby;
+  int first, count;
+};
+
+// What the target at a place of their row gives.
+template <class Compute, class T>
+__device__ Gift<Compute> find_gift(const ResampleBackwardParams& p, const Touching<T>& touching, int place) {
+  const T target = touching.targets.at(place);
+  const i64 before = bound<UP_TO>(touching.nearby, target);
+  return gift_of<Compute>(p, bracket_at(touching.nearby, target, before, p.times.outside, false));
 }
 
-// Begins, and finds the gifts of a block's rows of one row of the batch, where its targets ascend and few touch the
-// rows; returns the place of the first among the row's targets, or -1.
-template <class T, class Compute>
-__device__ i64 find_gifts(
-    const ResampleBackwardParams& p, const BlockShare& share, const Vectors& vectors, GatherShared<Compute>& shared) {
+// Begins, finds which targets touch a block's rows of one row of the batch, where these ascend, and calls `use` with
+// them and with `shared.starts`, which says of which row; returns what it returns, or else -1.
+template <class T, class Compute, class Use>
+__device__ i64 with_touching(
+    const ResampleBackwardParams& p, const BlockShare& share, const Vectors& vectors, GatherShared<Compute>& shared,
+    const Use& use) {
   const i64 sample = share.first - share.batch * p.times.samples;
   const TimesOfBlock<T> times(p, share);
   if (is_nothing(share, vectors, times.pivots.at[0], times.near.at[0])) return -1;
@@ -324,17 +332,24 @@ __device__ i64 find_gifts(
     shared.starts[at] = static_cast<int>(first_from(staged, nearby, sample - 1 + at));
   __syncthreads();
   const int first = shared.starts[0], end = shared.starts[last], count = end > first ? end - first : 0;
+  return use(Touching<T>{staged, nearby, first, count});
+}
+
+// Keeps the gifts of a block's rows, where these are not too many; returns the place of the first among the row's
+// targets, or -1.
+template <class T, class Compute>
+__device__ i64 keep_gifts(
+    const ResampleBackwardParams& p, const BlockShare& share, const Touching<T>& touching,
+    GatherShared<Compute>& shared) {
+  const int first = touching.first, count = touching.count, last = share.rows + 1;
   if (count > KEPT_TARGETS) return -1;
   // Samples that do not ascend may begin anywhere; what is read stays within what is kept.
   for (int at = threadIdx.x; at <= last; at += PLAIN_BLOCK) {
     const int begin = shared.starts[at] - first;
     shared.begins[at] = begin < 0 ? 0 : (begin > count ? count : begin);
   }
-  for (int place = threadIdx.x; place < count; place += PLAIN_BLOCK) {
-    const T target = staged.at(first + place);
-    const i64 before = bound<UP_TO>(nearby, target);
-    shared.gifts[place] = gift_of<Compute>(p, bracket_at(nearby, target, before, p.times.outside, false));
-  }
+  for (int place = threadIdx.x; place < count; place += PLAIN_BLOCK)
+    shared.gifts[place] = find_gift<Compute>(p, touching, first + place);
   __syncthreads();
   return first;
 }

@@ -4,7 +4,8 @@
 // back in gather_*.cuh, and what curves do in blend_*.cuh.
 
 #include "gather_curved.cuh"
-#include "gather_plain.cuh"
+#include "gather_few.cuh"
+#include "gather_many.cuh"
 
 using namespace robocache;
 
@@ -253,14 +254,16 @@ KERNEL(resample_disorder_f64, ResampleDisorderParams, ORDER_TILE, disorder_rows<
 KERNEL(resample_disorder_f32, ResampleDisorderParams, ORDER_TILE, disorder_rows<float>)
 KERNEL(resample_disorder_i64, ResampleDisorderParams, ORDER_TILE, disorder_rows<long long>)
 
-#define BACKWARD_OF(NAME, T, V, MANY)                                               \
-  extern "C" __global__ void __launch_bounds__(PLAIN_BLOCK, sizeof(V) == 8 ? 2 : 4) \
-      NAME(const __grid_constant__ ResampleBackwardParams p) {                      \
-    backward_rows<T, V, MANY>(p);                                                   \
+#define BACKWARD_OF(NAME, T, V, BLOCKS, ROWS)                                            \
+  extern "C" __global__ void __launch_bounds__(PLAIN_BLOCK, sizeof(V) == 8 ? 2 : BLOCKS) \
+      NAME(const __grid_constant__ ResampleBackwardParams p) {                           \
+    ROWS<T, V>(p);                                                                       \
   }
-#define BACKWARD(TIME, T, VALUE, V)                                  \
-  BACKWARD_OF(resample_backward_##TIME##_##VALUE, T, V, false)       \
-  BACKWARD_OF(resample_backward_many_##TIME##_##VALUE, T, V, true)
+// Where targets are many, what a thread loads before it adds takes the registers that a fourth block would have.
+#define BACKWARD(TIME, T, VALUE, V)                                                        \
+  BACKWARD_OF(resample_backward_##TIME##_##VALUE, T, V, 4, backward_rows)                  \
+  BACKWARD_OF(resample_backward_many_##TIME##_##VALUE, T, V, 3, backward_rows_of_many)     \
+  BACKWARD_OF(resample_backward_few_##TIME##_##VALUE, T, V, 4, backward_rows_of_few)
 #define BACKWARD_ALL(TIME, T)    \
   BACKWARD(TIME, T, f64, double) \
   BACKWARD(TIME, T, f32, float)  \

@@ -21,8 +21,9 @@ constexpr int MAX_ROWS = PLAIN_BLOCK;
 
 enum TimeType : int { F64_TIMES, F32_TIMES, I64_TIMES };
 
-// How channels are moved: by element, in vectors of so many bytes, or unit by unit.
-enum Access : int { BY_ELEMENT, BY_4_BYTES, BY_8_BYTES, BY_16_BYTES, CURVED };
+// How channels are moved: by element, in vectors of so many bytes, unit by unit, or (of a gradient) several elements at a
+// time that lie apart.
+enum Access : int { BY_ELEMENT, BY_4_BYTES, BY_8_BYTES, BY_16_BYTES, CURVED, APART };
 
 // Elements of a vector of an access.
 template <class V>
@@ -85,6 +86,16 @@ struct Vectors {
     rows = static_cast<unsigned>(share.rows);
     total = across * rows;
     first_channel = p.first + first * channels;
+  }
+
+  // Of `count` of a row, `tile` of these in one share; the share's first begins at `channel`.
+  __device__ Vectors(const BlockShare& share, i64 tile, i64 count, i64 channel) {
+    const i64 left = count - share.tile * tile;
+    across = static_cast<unsigned>(left < tile ? left : tile);
+    inverse = 0x7fffffffu / across + 1;
+    rows = static_cast<unsigned>(share.rows);
+    total = across * rows;
+    first_channel = channel;
   }
 
   __device__ unsigned row(unsigned item) const { return __umulhi(2 * item, inverse); }

@@ -153,6 +153,35 @@ fn many_targets_of_long_rows_give_equal_bits() {
     }
 }
 
+/// The case with targets at these shares of the way from the first sample to the last, in every row.
+fn at_shares(mut case: Case, share: impl Fn(usize) -> f64) -> Case {
+    let (samples, targets) = (case.samples, case.targets);
+    let source: Vec<f64> = case.source_times.elements();
+    let time = |at: usize| {
+        let row = &source[at / targets * samples..][..samples];
+        row[0] + (row[samples - 1] - row[0]) * share(at % targets)
+    };
+    let shape = case.target_times.sizes.clone();
+    case.target_times =
+        Array::new(&mut Random(0), DType::F64, &shape, Layout::Dense, |_, at| encode(DType::F64, time(at)));
+    case
+}
+
+/// The case with all channels linear.
+fn linear(case: Case) -> Case {
+    let channels = case.modes.len();
+    Case { mode: "linear".to_owned(), modes: vec![Mode::Linear; channels], ..case }
+}
+
+/// The gradient by the values, here and there.
+fn compare_gradients(device: &Device, seed: u64, case: &Case) {
+    let op = Op::Backward { slope: false };
+    let wanted = run(case, op, &Host::new(&Serial)).unwrap();
+    let found = run(case, op, &Gpu::new(device, seed)).unwrap();
+    let dtype = case.values.dtype;
+    assert!(same(dtype, &found, &wanted), "{seed}: {}", difference(dtype, &found, &wanted));
+}
+
 #[test]
 fn gradients_of_many_targets_give_equal_bits() {
     let Some(device) = begin("gradients_of_many_targets_give_equal_bits") else { return };
@@ -164,13 +193,47 @@ fn gradients_of_many_targets_give_equal_bits() {
             for (samples, targets, channels) in [(90, 360, 5), (40, 400, 8), (33, 1980, 2)] {
                 seed += 1;
                 let random = Case::new(&mut Random(seed), dtype, times, Sizes { batch: 3, samples, targets, channels });
-                let linear = Case { mode: "linear".to_owned(), modes: vec![Mode::Linear; channels], ..random };
-                let (case, op) = (ascending(linear), Op::Backward { slope: false });
-                let wanted = run(&case, op, &Host::new(&Serial)).unwrap();
-                let found = run(&case, op, &Gpu::new(device, seed)).unwrap();
-                assert!(same(dtype, &found, &wanted), "{seed}: {}", difference(dtype, &found, &wanted));
+                let case = ascending(random);
+                compare_gradients(device, seed, &case);
+                compare_gradients(device, seed, &linear(case));
             }
         }
+    }
+}
+
+#[test]
+fn gradients_of_few_targets_give_equal_bits() {
+    let Some(device) = begin("gradients_of_few_targets_give_equal_bits") else { return };
+    // Rows of the batch that are short and many, in one mode and in several, of targets that ascend and of others.
+    let mut seed = 100;
+    for times in [DType::F64, DType::F32, DType::I64] {
+        for dtype in FLOATING {
+            for channels in [1, 8, 19] {
+                seed += 1;
+                let sizes = Sizes { batch: 270, samples: 20, targets: 7, channels };
+                let random = Case::new(&mut Random(seed), dtype, times, sizes);
+                compare_gradients(device, seed, &random);
+                let case = ascending(random);
+                compare_gradients(device, seed, &case);
+                compare_gradients(device, seed, &linear(case));
+            }
+        }
+    }
+    // Of a long row: some in a bracket, neighbours' in one, and more in one than a block has, within the row and past its
+    // ends; and one that does not ascend.
+    for (seed, dtype) in (0..).zip([DType::F32, DType::BF16]) {
+        let sizes = Sizes { batch: 1, samples: 140_000, targets: 900, channels: 2 };
+        let case = linear(Case::new(&mut Random(seed), dtype, DType::F64, sizes));
+        let even = |at: usize| at as f64 / 899.0;
+        compare_gradients(device, seed, &at_shares(case.clone(), even));
+        compare_gradients(device, seed, &at_shares(case.clone(), |at| 0.5 + even(at) * 2e-3));
+        compare_gradients(
+            device,
+            seed,
+            &at_shares(case.clone(), |at| if at < 300 { even(at) } else { 0.4 + even(at) * 1e-9 }),
+        );
+        compare_gradients(device, seed, &at_shares(case.clone(), |at| even(at) * 3.0 - 1.0));
+        compare_gradients(device, seed, &at_shares(case, |at| if at == 500 { 0.0 } else { even(at) }));
     }
 }
 
@@ -181,18 +244,9 @@ fn one_target_that_does_not_ascend_gives_equal_bits() {
     let targets = 1200;
     for place in [1, 255, 256, 300, 511, 512, 700, 1000, 1023, 1024, 1100, 1199] {
         let sizes = Sizes { batch: 1, samples: 40, targets, channels: 2 };
-        let random = Case::new(&mut Random(900), DType::F32, DType::F64, sizes);
-        let mut case = Case { mode: "linear".to_owned(), modes: vec![Mode::Linear; 2], source_lengths: None, ..random };
-        let source: Vec<f64> = case.source_times.elements();
-        let (first, last) = (source[0], source[39]);
-        let time = |at: usize| if at == place { first } else { first + (last - first) * (at + 1) as f64 / 1201.0 };
-        let shape = case.target_times.sizes.clone();
-        case.target_times =
-            Array::new(&mut Random(0), DType::F64, &shape, Layout::Dense, |_, at| encode(DType::F64, time(at)));
-        let op = Op::Backward { slope: false };
-        let wanted = run(&case, op, &Host::new(&Serial)).unwrap();
-        let found = run(&case, op, &Gpu::new(device, place as u64)).unwrap();
-        assert!(same(DType::F32, &found, &wanted), "{place}: {}", difference(DType::F32, &found, &wanted));
+        let case = Case { source_lengths: None, ..linear(Case::new(&mut Random(900), DType::F32, DType::F64, sizes)) };
+        let share = |at: usize| if at == place { 0.0 } else { (at + 1) as f64 / 1201.0 };
+        compare_gradients(device, place as u64, &at_shares(case, share));
     }
 }
 

@@ -29,6 +29,11 @@ SIGNALS = (  # batch, samples, channels, targets, type of values, whether target
     (1, 5, 2, 900, torch.float64, True),
     (40, 9, 4, 7, torch.float32, True),
     (10, 8600, 1, 8000, torch.float32, True),
+    (270, 20, 3, 7, torch.float32, True),
+    (270, 20, 3, 7, torch.bfloat16, False),
+    (1, 140_000, 2, 900, torch.bfloat16, True),
+    (2, 60, 41, 300, torch.float32, True),
+    (3, 40, 33, 30, torch.bfloat16, True),
 )
 
 

@@ -16,11 +16,20 @@ pub const MULTIPROCESSORS: u64 = 132;
 /// Blocks that are resident at once, at 4 a multiprocessor. A launch has as many, or a multiple: with fewer the device
 /// is not full, and what is over runs when the rest is done. On an A100, which holds 432, a fifth of a single turn's
 /// blocks are over; of a B200, which holds 592, a tenth stays idle.
-const RESIDENT: u64 = 4 * MULTIPROCESSORS;
+pub const RESIDENT: u64 = 4 * MULTIPROCESSORS;
 /// Source rows below which rows of the batch share blocks that gather: such blocks take the general way, which is long.
 const SHORT_GATHER: u64 = 32;
 /// Targets that such a block keeps: `KEPT_TARGETS` in the kernels. Of more it takes the general way, too.
 const KEPT_TARGETS: u64 = 512;
+/// Vectors of a row up to which a block reads the gradients of many targets together: `MOST_ACROSS` in the kernels.
+const MOST_ACROSS: u64 = 64;
+/// Rows of the batch up to which those of many targets have blocks of their own, however few samples they have; and
+/// targets of a row up to which more of them share blocks.
+const BATCH_OF_MANY: u64 = 4 * RESIDENT;
+const TARGETS_OF_SHARED: u64 = 128;
+/// Targets of a block that gathers from few: `MOST_OF_FEW` in the kernels, where it has a thread for each and for some
+/// beside them.
+const MOST_OF_FEW: u64 = 240;
 /// Rows of the batch up to which each has blocks of its own, however little they do: all are resident at once.
 const BATCH_OF_BLOCKS: u64 = 2 * MULTIPROCESSORS;
 /// Threads of a block of warps that work alone; small blocks spread a small batch over more multiprocessors.
@@ -34,6 +43,17 @@ const ROWS_PER_WARP: [u32; 4] = [4, 8, 16, 32];
 const ENOUGH_WARPS: u64 = 2048;
 /// Vectors of a row in one share; longer rows (images) are cut, so that one row is not one warp's or block's work.
 const TILE: u64 = 1024;
+
+/// Channels of a row that one thread takes at a time at most: `MOST_TAKEN` in the kernels.
+const MOST_TAKEN: usize = 4;
+/// Channels from which a row that cannot be moved in vectors is taken so: of fewer, threads would have nothing to do.
+const CHANNELS_APART: usize = 16;
+
+/// Channels that a thread takes at a time where these need not be one access: 16 bytes of them, and 8 bytes of halves;
+/// `TAKEN` in the kernels.
+pub fn taken(dtype: DType) -> usize {
+    (Access::Bytes16.bytes() as usize / dtype.size()).min(MOST_TAKEN)
+}
 
 /// How a signal's channels are moved; the numbers are the kernels'.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +69,8 @@ pub enum Access {
     Bytes16 = 3,
     /// One unit at a time: some of its channels turn, slerp or bend.
     Curved = 4,
+    /// Several elements at a time that lie apart, of a gradient.
+    Apart = 5,
 }
 
 impl Access {
@@ -64,13 +86,21 @@ impl Access {
             Access::Bytes16 => 16,
             Access::Bytes8 => 8,
             Access::Bytes4 => 4,
-            Access::Element | Access::Curved => 0,
+            Access::Element | Access::Curved | Access::Apart => 0,
         }
     }
 
     /// Elements that are moved together.
     pub fn elements(self, dtype: DType) -> u64 {
+        if self == Access::Apart {
+            return taken(dtype) as u64;
+        }
         (self.bytes() / dtype.size() as u64).max(1)
+    }
+
+    /// How a gradient of so many channels of one mode is moved where it is not in vectors.
+    pub fn apart(self, channels: usize) -> Access {
+        if self == Access::Element && channels >= CHANNELS_APART { Access::Apart } else { self }
     }
 
     /// Vectors of half as many bytes, where those still have more than one element.
@@ -123,6 +153,49 @@ impl Share {
         of(vectors_of_a_block(all, RESIDENT, MOST_VECTORS, |most| of(most).count))
     }
 
+    /// The same of many targets for each sample. Where a block has a thread for each of its vectors, the rows of a batch
+    /// have blocks of their own, unless they are very many of few targets.
+    pub fn of_many(batch: u64, samples: u64, vectors: u64, targets: u64) -> Share {
+        let gather = Share::of_gather(batch, samples, vectors, targets);
+        let filling = batch.saturating_mul(samples).div_ceil(RESIDENT);
+        let at_once = u64::from(PLAIN_BLOCK) / vectors.max(1);
+        let rows = rows_of_kept(samples, targets).max(at_once).min(filling);
+        let shared = gather.chunks == 0 && batch > BATCH_OF_MANY && targets <= TARGETS_OF_SHARED;
+        if vectors > MOST_ACROSS || rows > at_once || shared || gather.count == 0 {
+            return gather;
+        }
+        Share::in_chunks(batch, samples, (vectors, 1), rows)
+    }
+
+    /// For blocks that gather gradients from few targets: a block has so many of these, each of which may touch two source
+    /// rows. Where targets do not ascend the blocks share out the source rows, so there are enough to fill the device.
+    pub fn of_few(batch: u64, samples: u64, targets: u64, vectors: u64) -> Share {
+        if batch == 0 || targets == 0 || vectors == 0 {
+            return Share::NONE;
+        }
+        let tiles = vectors.div_ceil(u64::from(PLAIN_BLOCK));
+        let tile = vectors.div_ceil(tiles);
+        let most = |vectors: u64| (vectors / 2 / tile).max(1);
+        let filling = batch.saturating_mul(targets).saturating_mul(tiles).div_ceil(RESIDENT);
+        let rows = filling.clamp(most(u64::from(PLAIN_BLOCK)), most(MOST_WIDE_VECTORS)).min(MOST_OF_FEW);
+        let share = Share::in_chunks(batch, targets, (tile, tiles), rows);
+        let helping = (RESIDENT / batch.saturating_mul(tiles)).min(samples.div_ceil(u64::from(PLAIN_BLOCK)));
+        if u64::from(share.chunks) >= helping {
+            return share;
+        }
+        Share { chunks: helping as u32, count: helping * batch * tiles, ..share }
+    }
+
+    /// Blocks of at most so many rows of one row of the batch each, and of one of the tiles of a row.
+    fn in_chunks(batch: u64, targets: u64, (tile, tiles): (u64, u64), most_rows: u64) -> Share {
+        let chunks = targets.div_ceil(most_rows);
+        let rows = targets.div_ceil(chunks);
+        // More chunks than 32 bits count are more blocks than a launch takes, which `blocks` refuses.
+        let narrow = u32::try_from(chunks).unwrap_or(u32::MAX);
+        let count = chunks.saturating_mul(batch).saturating_mul(tiles);
+        Share { rows: rows as u32, chunks: narrow, tile, tiles, count }
+    }
+
     /// As `of_blocks`; rows of a batch with fewer than `short` targets may share blocks, and of others a block has at most
     /// `most_rows`.
     fn of_blocks_of(batch: u64, targets: u64, vectors: u64, most: u64, short: u64, most_rows: u64) -> Share {
@@ -144,17 +217,7 @@ impl Share {
                 count: all.div_ceil(rows).saturating_mul(tiles),
             };
         }
-        let chunks = targets.div_ceil(rows.min(most_rows));
-        let rows = targets.div_ceil(chunks);
-        // More chunks than 32 bits count are more blocks than a launch takes, which `blocks` refuses.
-        let narrow = u32::try_from(chunks).unwrap_or(u32::MAX);
-        Share {
-            rows: rows as u32,
-            chunks: narrow,
-            tile,
-            tiles,
-            count: chunks.saturating_mul(batch).saturating_mul(tiles),
-        }
+        Share::in_chunks(batch, targets, (tile, tiles), rows.min(most_rows))
     }
 
     /// For warps: of that many rows of that many units, where so many signals share a launch.
@@ -171,6 +234,9 @@ impl Share {
 /// Source rows of a block whose targets it nearly always keeps: of r rows it has those of r + 1 steps between samples,
 /// and where these lie at random, that is within six deviations, the root of r + 1 mean steps each.
 fn rows_of_kept(samples: u64, targets: u64) -> u64 {
+    if targets <= KEPT_TARGETS {
+        return u64::from(PLAIN_BLOCK);
+    }
     let steps = KEPT_TARGETS as f64 * samples as f64 / targets.max(1) as f64;
     let root = (steps + 9.0).sqrt() - 3.0;
     ((root * root) as u64).saturating_sub(1).clamp(1, u64::from(PLAIN_BLOCK))
@@ -311,8 +377,39 @@ mod tests {
         assert_eq!(Share::of_gather(80, 298, 4, 7229).rows, 43, "a vector for each thread, of 46 that fill the device");
         assert_eq!(Share::of_gather(1178, 232, 1, 1089).rows, 232, "no more vectors than threads");
         assert_eq!((Share::of_gather(441, 3913, 17, 9485).rows, Share::of_gather(441, 3913, 17, 0).rows), (135, 245));
-        assert_eq!((rows_of_kept(1000, 1000), rows_of_kept(1000, 4000), rows_of_kept(0, 0)), (256, 74, 1));
+        assert_eq!((rows_of_kept(1000, 1000), rows_of_kept(1000, 4000), rows_of_kept(0, 513)), (256, 74, 1));
+        assert_eq!(rows_of_kept(7, 512), 256, "all of a row");
         assert_eq!(Share::of_gather(4, 8, 1024, u64::MAX).rows, 1);
+    }
+
+    #[test]
+    fn many_targets_of_few_samples_fill_the_device() {
+        assert_eq!(Share::of_many(8, 298, 4, 7229), Share { rows: 5, chunks: 60, tile: 4, tiles: 1, count: 480 });
+        assert_eq!(Share::of_many(1178, 232, 1, 1089).rows, 232, "a vector for each thread");
+        assert_eq!(Share::of_many(600, 30, 2, 200), Share { rows: 30, chunks: 1, tile: 2, tiles: 1, count: 600 });
+        assert_eq!((Share::of_many(4096, 8, 4, 128).chunks, Share::of_many(4096, 8, 4, 129).chunks), (0, 1));
+        assert_eq!(Share::of_many(13, 13, 9, 1812), Share { rows: 1, chunks: 13, tile: 9, tiles: 1, count: 169 });
+        assert_eq!(Share::of_many(128, 100, 8, 1600).rows, 25);
+        assert_eq!(Share::of_many(64, 1000, 8, 4000), Share::of_gather(64, 1000, 8, 4000), "more vectors than threads");
+        assert_eq!(Share::of_many(4, 64, 512, 16_384), Share::of_gather(4, 64, 512, 16_384), "wide rows");
+        assert_eq!(Share::of_many(0, 9, 1, 90), Share::NONE);
+    }
+
+    #[test]
+    fn few_targets_have_two_rows_each() {
+        assert_eq!(
+            Share::of_few(23, 37_407, 13_889, 1),
+            Share { rows: 240, chunks: 58, tile: 1, tiles: 1, count: 1334 }
+        );
+        let long = Share::of_few(1, 100_000, 1000, 1);
+        assert_eq!(
+            (long.rows, long.chunks, long.count),
+            (125, 391, 391),
+            "a vector for each thread, and helping blocks"
+        );
+        assert_eq!(Share::of_few(961, 551, 87, 155), Share { rows: 13, chunks: 7, tile: 155, tiles: 1, count: 6727 });
+        assert_eq!((Share::of_few(2309, 8183, 6, 1).count, Share::of_few(4, 9, 0, 1)), (2309, Share::NONE));
+        assert_eq!(Share::of_few(1, 50, 5, 1000), Share { rows: 1, chunks: 5, tile: 250, tiles: 4, count: 20 });
     }
 
     #[test]
@@ -351,5 +448,8 @@ mod tests {
         assert_eq!(Access::widest(|bytes| bytes <= 8), Access::Bytes8);
         assert_eq!(Access::widest(|_| false), Access::Element);
         assert_eq!((Access::Bytes4.elements(DType::BF16), Access::Curved.elements(DType::F32)), (2, 1));
+        let apart = |dtype| Access::Element.apart(16).elements(dtype);
+        assert_eq!((apart(DType::BF16), apart(DType::F32), apart(DType::F64)), (4, 4, 2));
+        assert_eq!((Access::Element.apart(15), Access::Bytes4.apart(16)), (Access::Element, Access::Bytes4));
     }
 }

@@ -10,9 +10,10 @@ use crate::ops::modes::{Mode, Modes};
 use crate::ops::rows_plan::Access;
 use crate::ops::signal::Signal;
 use crate::ops::signal_cpu::Read;
-use crate::ops::signal_cuda::{Channels, Rows, gathers, mode_code, moves, time_type};
+use crate::ops::signal_cuda::{Channels, Rows, gathers, mode_code, moves};
 use crate::ops::timeline::Timeline;
 use crate::ops::timeline_cuda::{Count, Groups, Times};
+use crate::ops::voxelize::cuda as voxelize;
 use crate::tensor::View;
 
 const FILE: &str = "resample";
@@ -115,15 +116,13 @@ struct BackwardParams {
     rows_per_share: i32,
     chunks: i32,
     slope: i32,
-    time_type: i32,
     access: i32,
     mode: i32,
     load_bytes: i32,
-    pad: i32,
     groups: Groups,
 }
 
-const _: () = assert!(size_of::<BackwardParams>() == 640);
+const _: () = assert!(size_of::<BackwardParams>() == 632);
 
 /// The numbers that decide, for rows of `read` in one mode or several and a dense output of the same rows; and the
 /// bytes of a store.
@@ -213,7 +212,7 @@ pub(super) fn backward(
     let (mut case, _) = case(&call.timeline, &call.modes, &call.grad, output);
     let (access, load_bytes) = gathers(&call.grad, output.addr(), case.channels * case.values.size());
     if !matches!(case.access, Access::Curved) && call.modes.uniform().is_some() {
-        case.access = access;
+        case.access = access.apart(case.channels);
     }
     let curvature = matches!(call.adjoint, Adjoint::Curvature { .. });
     let at = |offset: usize| workspace.wrapping_add(offset);
@@ -236,16 +235,15 @@ pub(super) fn backward(
         rows_per_share: 0,
         chunks: 0,
         slope: i32::from(matches!(call.adjoint, Adjoint::Slope)),
-        time_type: time_type(case.times),
         access: 0,
         mode: mode_code(&call.modes),
         load_bytes: load_bytes as i32,
-        pad: 0,
         groups: Groups::NONE,
     };
     if case.access == Access::Curved || curvature {
         return curved(op, call, &case, curvature, params, workspace, memory, stream);
     }
+    let mut cleared = false;
     for run in Groups::launches(&call.modes, Count::Channels) {
         let plan =
             plan::backward(&Case { channels: (run.last - run.first) as usize, ..case }, memory.rows, load_bytes)?;
@@ -267,7 +265,13 @@ pub(super) fn backward(
             // SAFETY: as for the forward; the workspace has a number for each tile of targets of the distinct rows.
             unsafe { cuda::launch(op, stream.device, stream.handle, FILE, launch, &params)? };
         }
-        // SAFETY: as above; the gather writes every element of the output once.
+        if plan.clears && !cleared {
+            let bytes = case.batch * case.samples * case.channels * case.values.size();
+            // SAFETY: as above; the output is dense and of that size.
+            unsafe { voxelize::clear(op, output, bytes, stream)? };
+            cleared = true;
+        }
+        // SAFETY: as above; the gather writes every element of the output once, but for those that stay zero.
         unsafe { cuda::launch(op, stream.device, stream.handle, FILE, &plan.gather, &params)? };
     }
     Ok(())

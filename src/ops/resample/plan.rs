@@ -4,7 +4,9 @@ use crate::device::Place;
 use crate::error::{Error, Result};
 use crate::launch::Launch;
 use crate::ops::interpolate::Bracket;
-use crate::ops::rows_plan::{Access, MULTIPROCESSORS, PLAIN_BLOCK, Share, blocks, kernel_name, line, rows_of, warps};
+use crate::ops::rows_plan::{
+    Access, MULTIPROCESSORS, PLAIN_BLOCK, RESIDENT, Share, blocks, kernel_name, line, rows_of, warps,
+};
 use crate::tensor::DType;
 
 const OP: &str = "resample";
@@ -25,6 +27,8 @@ const LONG_SHIFT: u32 = 5;
 const MANY_TARGETS: usize = 4;
 /// Threads that fill an H200, at 3 blocks of 256 a multiprocessor.
 const ENOUGH_THREADS: u64 = 3 * 256 * MULTIPROCESSORS;
+/// Bytes of a gradient of rows that are moved by elements apart, from which it takes less to make it zero first.
+const APART_BYTES: usize = 4 << 20;
 /// Threads of the kernels that prepare a gather of curves.
 const PREPARE_BLOCK: u32 = 256;
 /// A gather of curves needs more registers than 8 warps a block leave it.
@@ -63,7 +67,9 @@ pub struct Plan {
 pub struct BackwardPlan {
     /// Sees which targets do not ascend; none where the blocks of the gather see for themselves.
     pub disorder: Option<Launch>,
-    /// Gathers by source row.
+    /// The output is made zero first.
+    pub clears: bool,
+    /// Gathers by source row, or where it clears by target.
     pub gather: Launch,
     /// How wide its vectors are.
     pub access: Access,
@@ -138,7 +144,7 @@ impl Workspace {
 }
 
 fn vectors(case: &Case) -> u64 {
-    case.channels as u64 / case.access.elements(case.values)
+    (case.channels as u64).div_ceil(case.access.elements(case.values))
 }
 
 /// Rows of plain channels, a block at a time.
@@ -197,6 +203,24 @@ pub fn time_grad(case: &Case) -> Result<Launch> {
     warps(OP, kernel, rows_of(OP, case.batch, case.targets)?)
 }
 
+/// Whether so few of the source rows get anything that it takes less to make all of them zero and then to gather those
+/// from the targets, than to gather all. From how many samples a target on depends on what the gather costs, whose rows
+/// have `across` vectors and whose blocks `share`: found on an H100, where both took as long.
+fn is_mostly_zero(case: &Case, across: u64, share: &Share) -> bool {
+    let elements = case.batch.saturating_mul(case.samples).saturating_mul(case.channels);
+    let apart = case.access == Access::Apart && elements >= APART_BYTES / case.values.size();
+    let samples_of_target = match share.chunks {
+        // The general way.
+        0 => 2,
+        _ if apart => 6,
+        _ if share.count <= RESIDENT => return false,
+        _ if across == 1 => 2,
+        _ if across <= 8 && share.count >= 4 * RESIDENT => 8,
+        _ => 16,
+    };
+    case.targets > 0 && case.samples / samples_of_target >= case.targets
+}
+
 /// The plan of `resample_backward` of plain rows, with `distinct` rows of times and a gradient that is read in loads of
 /// so many bytes.
 pub fn backward(case: &Case, distinct: usize, load_bytes: usize) -> Result<BackwardPlan> {
@@ -211,7 +235,14 @@ pub fn backward(case: &Case, distinct: usize, load_bytes: usize) -> Result<Backw
         }
     }
     let across = vectors(&Case { access, ..*case });
-    let share = Share::of_gather(case.batch as u64, case.samples as u64, across, case.targets as u64);
+    let (batch, samples, targets) = (case.batch as u64, case.samples as u64, case.targets as u64);
+    let gather = Share::of_gather(batch, samples, across, targets);
+    let clears = is_mostly_zero(case, across, &gather);
+    let share = match (clears, many) {
+        (true, _) => Share::of_few(batch, samples, targets, across),
+        (_, true) => Share::of_many(batch, samples, across, targets),
+        _ => gather,
+    };
     // Rows of the batch that a block's rows can be of.
     let batches = if share.chunks > 0 { 1 } else { u64::from(share.rows) / (case.samples as u64).max(1) + 2 };
     let targets = rows_of(OP, distinct, case.targets)?;
@@ -220,14 +251,17 @@ pub fn backward(case: &Case, distinct: usize, load_bytes: usize) -> Result<Backw
     } else {
         None
     };
-    let kernel = if many {
-        kernel_name!(@floats times "resample_backward_many_", "", case.times, case.values)
-    } else {
-        kernel_name!(@floats times "resample_backward_", "", case.times, case.values)
+    let kernel = match (clears, many) {
+        (true, _) => kernel_name!(@floats times "resample_backward_few_", "", case.times, case.values),
+        (_, true) if share.chunks > 0 => {
+            kernel_name!(@floats times "resample_backward_many_", "", case.times, case.values)
+        }
+        _ => kernel_name!(@floats times "resample_backward_", "", case.times, case.values),
     };
     let grid = [blocks(OP, share.count, 1)?, 1, 1];
     Ok(BackwardPlan {
         disorder,
+        clears,
         gather: Launch { kernel, grid, block: [PLAIN_BLOCK, 1, 1], shared_bytes: 0 },
         access,
         share,
@@ -320,12 +354,35 @@ mod tests {
         );
         assert_eq!(plan.share, Share { rows: 32, chunks: 16, tile: 32, tiles: 1, count: 512 });
         let many = |targets| backward(&Case { targets, ..BAR }, 32, 16).unwrap().gather.kernel;
+        let short = Case { batch: 4096, samples: 8, targets: 64, channels: 8, ..BAR };
+        assert_eq!(backward(&short, 4096, 16).unwrap().gather.kernel, "resample_backward_f64_bf16", "shared blocks");
         assert_eq!((many(1999), many(2000)), ("resample_backward_f64_bf16", "resample_backward_many_f64_bf16"));
         let disorder = backward(&Case { targets: 5000, ..BAR }, 32, 16).unwrap().disorder.unwrap();
         assert_eq!((disorder.kernel, disorder.grid[0]), ("resample_disorder_f64", 625));
         // 85 rows of the batch to a block.
         let short = Case { batch: 1 << 16, samples: 3, targets: 64, channels: 8, ..BAR };
         assert!(backward(&short, 1 << 16, 16).unwrap().disorder.is_some());
+    }
+
+    #[test]
+    fn gradients_of_few_targets_are_made_zero_first() {
+        let plan = |batch, samples, channels, targets, access| {
+            let case = Case { batch, samples, targets, channels, access, values: DType::F32, ..BAR };
+            backward(&case, batch, 16).unwrap()
+        };
+        let clears = |batch, samples, channels, targets, access| plan(batch, samples, channels, targets, access).clears;
+        let (wide, apart) = (Access::Bytes16, Access::Apart);
+        let few = plan(2309, 8183, 4, 6, wide);
+        assert_eq!(
+            (few.clears, few.gather.kernel, few.gather.grid),
+            (true, "resample_backward_few_f64_f32", [2309, 1, 1])
+        );
+        assert_eq!((clears(64, 4096, 4, 2048, wide), clears(64, 4096, 4, 2049, wide)), (true, false), "narrow rows");
+        assert_eq!((clears(3070, 1941, 32, 242, wide), clears(3070, 1941, 32, 243, wide)), (true, false), "many turns");
+        assert_eq!((clears(64, 4096, 64, 256, wide), clears(64, 4096, 64, 257, wide)), (true, false));
+        assert!(!clears(16, 4096, 256, 8, wide), "the gather's blocks all run at once");
+        assert_eq!((clears(961, 551, 617, 91, apart), clears(961, 551, 617, 92, apart)), (true, false));
+        assert!(!clears(32, 500, 33, 10, apart) && clears(526, 4, 12, 2, wide) && !clears(2309, 8183, 4, 0, wide));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::reduce::Reduce;
 use super::tiling::{Small, TILE_BITS, Tiling};
 use crate::error::Result;
 use crate::launch::Launch;
-use crate::ops::rows_plan::{blocks, kernel_name, line};
+use crate::ops::rows_plan::{blocks, kernel_name, line, taken};
 use crate::tensor::DType;
 
 /// Threads of a block: 8 warps hide the latency of loads that depend on nothing.
@@ -22,8 +22,6 @@ pub const SCANNED: u64 = 16;
 pub const LISTED: u64 = 4;
 /// Bytes of a row's channels that go together: one access.
 pub const GROUP: usize = 16;
-/// Channels of a row that one thread takes at a time at most: `MOST_TAKEN` in the kernels.
-const MOST_TAKEN: usize = 4;
 /// Blocks that share out the channels of few tiles: as many fill an H200 (132 multiprocessors of 6 to 8 blocks).
 const ENOUGH_BLOCKS: usize = 1024;
 /// Rows of a sparse grid, times their groups of channels, up to which neighbours go to different blocks: rows with many
@@ -212,11 +210,6 @@ pub fn small_rows(
     let tiles = small.tiles as u64;
     let parts = parts(tiles.saturating_mul(batch as u64), dtype, channels, small.bits);
     shared_out(op, kernel, batch, tiles, parts, BLOCK)
-}
-
-/// Channels that a thread takes at a time: 16 bytes of them, and 8 bytes of halves.
-pub(crate) fn taken(dtype: DType) -> usize {
-    (GROUP / dtype.size()).min(MOST_TAKEN)
 }
 
 /// Reduces the rows of a sparse grid: a thread some of a row's channels, neighbours in different blocks where these are

@@ -2,9 +2,9 @@
 
 use crate::error::{Error, Result};
 use crate::launch::Launch;
-use crate::ops::rows_plan::{blocks, kernel_name, line};
+use crate::ops::rows_plan::{blocks, kernel_name, line, taken};
 use crate::ops::voxelize::grid::Grid;
-use crate::ops::voxelize::launches::{BLOCK, GROUP, Tiles, taken, tiles};
+use crate::ops::voxelize::launches::{BLOCK, GROUP, Tiles, tiles};
 use crate::ops::voxelize::tiling::Tiling;
 use crate::tensor::DType;
 
