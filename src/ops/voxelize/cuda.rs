@@ -387,7 +387,7 @@ pub(super) fn backward(
         if let Some(small) = &plan.small {
             return small_rows(op, clouds, reduce, true, grad.dtype(), &rows, small, stream);
         }
-        let counted = mean && plan::counts_by_voxel(points, channels, plan.cells);
+        let counted = mean && plan::counts_by_voxel(batch, points, channels, plan.cells);
         if let Some(tiling) = plan.tiling.as_ref().filter(|_| !counted) {
             let parts = Parts::new(plan, workspace);
             let chunks = tile(op, clouds, tiling, &parts.grouped(), output, row_bytes, stream)?;

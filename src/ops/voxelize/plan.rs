@@ -60,10 +60,18 @@ const CHANNELS_OF_COUNT: usize = 4;
 /// Cells for each element of the points' gradient from which on CUDA a mean's goes to the points one by one.
 const CELLS_OF_ELEMENT: usize = 4;
 
+/// What such a mean may cost in all, and have of channels and of points a cell, where it is so little that launches take
+/// most of the time: three short ones less than two that go by tiles (up to three tenths on an H100).
+const COST_OF_FEW: usize = 1 << 19;
+const CHANNELS_OF_FEW: usize = 6;
+const POINTS_OF_CELL: usize = 4;
+
 /// Whether the gradient of a mean goes to points that were counted by voxel on CUDA, not to those of a tile together:
-/// so few in a large grid that the blocks of most tiles have nothing to do.
-pub(crate) fn counts_by_voxel(points: usize, channels: usize, cells: usize) -> bool {
-    points.saturating_mul(channels.saturating_add(CHANNELS_OF_COUNT)) <= cells / CELLS_OF_ELEMENT
+/// so few in a large grid that the blocks of most tiles have nothing to do, or so few in all.
+pub(crate) fn counts_by_voxel(batch: usize, points: usize, channels: usize, cells: usize) -> bool {
+    let cost = points.saturating_mul(channels.saturating_add(CHANNELS_OF_COUNT));
+    let few = channels <= CHANNELS_OF_FEW && points <= cells.saturating_mul(POINTS_OF_CELL);
+    cost <= cells / CELLS_OF_ELEMENT || few && cost.saturating_mul(batch) <= COST_OF_FEW
 }
 
 impl Workspace {
@@ -90,7 +98,7 @@ impl Workspace {
         let tiled = tiling.is_some();
         let (groups, mean) = (groups && small.is_none(), mean && small.is_none());
         // A call says later how many channels there are; of none there is nothing to do.
-        let counts = cuda && (!tiled && (groups || mean) || mean && counts_by_voxel(points, 1, cells));
+        let counts = cuda && (!tiled && (groups || mean) || mean && counts_by_voxel(batch, points, 1, cells));
         let marks = !backward && reduce == Reduce::Occupancy && cells / CELLS_OF_MARK <= points;
         let bins = if marks && cuda && small.is_none() { Bins::new(batch, points, cells) } else { None };
         let parts = match (marks, cuda) {
@@ -218,16 +226,13 @@ mod tests {
 
     #[test]
     fn means_of_few_points_may_count_them_by_voxel() {
-        assert!(
-            counts_by_voxel(70_000, 1, 3_900_000)
-                && counts_by_voxel(70_000, 9, 3_900_000)
-                && !counts_by_voxel(70_000, 10, 3_900_000)
-        );
-        assert!(
-            !counts_by_voxel(usize::MAX, 1, CELLS)
-                && counts_by_voxel(0, usize::MAX, CELLS)
-                && counts_by_voxel(5, 0, 80)
-        );
+        let sparse = |points, channels| counts_by_voxel(1, points, channels, 3_900_000);
+        assert!(sparse(70_000, 1) && sparse(70_000, 9) && !sparse(70_000, 10));
+        assert!(!counts_by_voxel(1, usize::MAX, 1, CELLS) && counts_by_voxel(1, 0, usize::MAX, CELLS));
+        let small = |batch, points, channels| counts_by_voxel(batch, points, channels, 30 * 30 * 30);
+        assert!(small(1, 60_000, 3) && small(1, 52_428, 6) && !small(1, 52_429, 6) && !small(1, 20_000, 7));
+        assert!(small(8, 9000, 3) && !small(9, 9000, 3), "clouds count together");
+        assert!(!counts_by_voxel(1, 60_000, 1, 14_999), "a crowd");
         let plan = |points| Workspace::new("voxelize", 3, points, CELLS, Reduce::Mean, true, true).unwrap();
         let sparse = plan(100_000);
         assert_eq!((sparse.counts_at, sparse.cursor_at), (0, 3 * CELLS * 4), "either way has its memory");
