@@ -235,6 +235,9 @@ fn gradients_of_few_targets_give_equal_bits() {
         compare_gradients(device, seed, &at_shares(case.clone(), |at| even(at) * 3.0 - 1.0));
         compare_gradients(device, seed, &at_shares(case, |at| if at == 500 { 0.0 } else { even(at) }));
     }
+    // Two launches of groups, of which the second takes few targets for its one channel.
+    let case = alternating_of(Sizes { batch: 1, samples: 140_000, targets: 20_000, channels: 17 });
+    compare_gradients(device, 0, &at_shares(case, |at| at as f64 / 19_999.0));
 }
 
 #[test]
@@ -325,11 +328,14 @@ fn one_fused_call() {
 
 /// A case whose channels are linear and not, by turns.
 fn alternating(channels: usize) -> Case {
-    let sizes = Sizes { batch: 2, samples: 9, targets: 6, channels };
+    alternating_of(Sizes { batch: 2, samples: 9, targets: 6, channels })
+}
+
+fn alternating_of(sizes: Sizes) -> Case {
     let mut case = Case::new(&mut Random(7), DType::F32, DType::F64, sizes);
     let modes = [(Mode::Linear, "linear:1"), (Mode::Previous, "previous:1")];
-    case.modes = (0..channels).map(|channel| modes[channel % 2].0).collect();
-    case.mode = (0..channels).map(|channel| modes[channel % 2].1).collect::<Vec<_>>().join(",");
+    case.modes = (0..sizes.channels).map(|channel| modes[channel % 2].0).collect();
+    case.mode = (0..sizes.channels).map(|channel| modes[channel % 2].1).collect::<Vec<_>>().join(",");
     case.outside = "hold";
     case
 }

@@ -243,10 +243,18 @@ pub(super) fn backward(
     if case.access == Access::Curved || curvature {
         return curved(op, call, &case, curvature, params, workspace, memory, stream);
     }
-    let mut cleared = false;
-    for run in Groups::launches(&call.modes, Count::Channels) {
-        let plan =
-            plan::backward(&Case { channels: (run.last - run.first) as usize, ..case }, memory.rows, load_bytes)?;
+    let planned: Vec<_> = Groups::launches(&call.modes, Count::Channels)
+        .map(|run| {
+            let case = Case { channels: (run.last - run.first) as usize, ..case };
+            plan::backward(&case, memory.rows, load_bytes).map(|plan| (run, plan))
+        })
+        .collect::<Result<_>>()?;
+    if planned.iter().any(|(_, plan)| plan.clears) {
+        let bytes = case.batch * case.samples * case.channels * case.values.size();
+        // SAFETY: as for the forward; the output is dense and of that size.
+        unsafe { voxelize::clear(op, output, bytes, stream)? };
+    }
+    for (run, plan) in planned {
         let mut params = BackwardParams {
             first: run.first,
             last: run.last,
@@ -265,13 +273,7 @@ pub(super) fn backward(
             // SAFETY: as for the forward; the workspace has a number for each tile of targets of the distinct rows.
             unsafe { cuda::launch(op, stream.device, stream.handle, FILE, launch, &params)? };
         }
-        if plan.clears && !cleared {
-            let bytes = case.batch * case.samples * case.channels * case.values.size();
-            // SAFETY: as above; the output is dense and of that size.
-            unsafe { voxelize::clear(op, output, bytes, stream)? };
-            cleared = true;
-        }
-        // SAFETY: as above; the gather writes every element of the output once, but for those that stay zero.
+        // SAFETY: as above; the gather writes every element of its channels once, but for those that stay zero.
         unsafe { cuda::launch(op, stream.device, stream.handle, FILE, &plan.gather, &params)? };
     }
     Ok(())
