@@ -11,6 +11,7 @@ mod cpu_backward;
 #[cfg(feature = "cuda")]
 mod cuda;
 pub mod derivatives;
+mod gather_plan;
 #[cfg(test)]
 mod levels;
 pub mod plan;
