@@ -25,7 +25,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path("tests/emulator")  # paths are relative to ROOT: messages and __FILE__ show them
-SOURCES = ["engine.cpp", "driver.cpp", "memory.cpp", "module.cpp"]
+SOURCES = ["driver.cpp", "memory.cpp", "module.cpp"]
+ENGINE = ["engine.cpp", "shared.cpp"]  # no kernels, and what runs at every change of threads and of blocks: unchecked
 
 # As the device compiler: no contraction. A pointer may look at another type's bytes; a variable that was never set
 # holds a pattern.
@@ -55,12 +56,15 @@ def main() -> None:
 
     checks = ADDRESS if arguments.sanitize else ACCESS
     # CUDA's headers last and as the system's, so that the stand-ins only fill gaps and nothing warns.
-    compile_command = [*COMPILE, *checks, "-I.", "-isystem", str(include), "-isystem", str(HERE / "include")]
+    compile_command = [*COMPILE, "-I.", "-isystem", str(include), "-isystem", str(HERE / "include")]
+    engine_command = [*compile_command, *(["-DEMULATOR_ADDRESS"] if arguments.sanitize else [])]
+    compile_command += checks
     kernels = [HERE / "selftest.cu"] if arguments.selftest else sorted(Path("kernels").glob("*.cu"))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
+        engine = pool.map(lambda name: compile_source(engine_command, HERE / name, output), ENGINE)
         own = pool.map(lambda name: compile_source(compile_command, HERE / name, output), SOURCES)
         translated = pool.map(lambda kernel: compile_kernels(compile_command, kernel, output), kernels)
-        objects = [*own, *translated]
+        objects = [*engine, *own, *translated]
     print(link(objects, checks, output, arguments.selftest))
 
 

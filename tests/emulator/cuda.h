@@ -159,13 +159,9 @@ EMULATOR_REDUCE(__reduce_xor_sync, a ^ b)
 
 template <emulator::Number T>
 unsigned __match_any_sync(unsigned mask, T value, EMULATOR_CALLER) {
-  unsigned equal = 0;
-  for (unsigned lanes = mask; lanes != 0; lanes &= lanes - 1) {
-    const int from = std::countr_zero(lanes);
-    const T other = emulator::shuffle("__match_any_sync", mask, value, from, file, line);
-    equal |= static_cast<unsigned>(std::memcmp(&other, &value, sizeof value) == 0) << from;
-  }
-  return equal;
+  std::uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof value);
+  return static_cast<unsigned>(emulator::exchange({"__match_any_sync", file, line}, mask, bits, emulator::MATCH));
 }
 
 // Only one thread runs at a time, so a plain update is atomic.

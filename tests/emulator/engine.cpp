@@ -14,12 +14,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#ifdef __SANITIZE_ADDRESS__
+// No sanitizer checks this file, whatever checks the kernels: it runs at every change of threads, and the frames that
+// fibers are left in must have no redzones.
+#ifdef EMULATOR_ADDRESS
 #include <sanitizer/common_interface_defs.h>
-#define NO_ADDRESS_CHECKS __attribute__((no_sanitize("address", "undefined")))
 constexpr std::size_t STACK_BYTES = 256 << 10;  // redzones make frames larger
 #else
-#define NO_ADDRESS_CHECKS
 constexpr std::size_t STACK_BYTES = 64 << 10;
 #endif
 
@@ -30,15 +30,11 @@ namespace emulator {
 namespace {
 
 constexpr unsigned WARP = 32, MAX_THREADS = 1024;
-constexpr unsigned char POISON = 0xA5;  // in shared memory that no thread has written
 
 enum class State : unsigned char { READY, AT_WARP, AT_BLOCK, RETURNED };
 
 struct Thread {
   void* stack_pointer = nullptr;
-  char* stack = nullptr;  // its lowest address
-  std::size_t stack_bytes = STACK_BYTES;
-  void* fake_stack = nullptr;  // AddressSanitizer's
   unsigned number = 0;  // within the block
   uint3 index{};
   State state = State::READY;
@@ -126,25 +122,17 @@ Thread& next() {
   return threads[ready[--ready_count]];
 }
 
-// No checks here and in the two functions below: the frame that a fiber is left in would leave redzones on its stack.
-NO_ADDRESS_CHECKS void resume(Thread& thread) {
+void resume(Thread& thread) {
   Thread& from = *current;
   if (&thread == &from) {
     return;
   }
   current = &thread;
   threadIdx = thread.index;
-#ifdef __SANITIZE_ADDRESS__
-  const bool leaves = from.state == State::RETURNED;
-  __sanitizer_start_switch_fiber(leaves ? nullptr : &from.fake_stack, thread.stack, thread.stack_bytes);
-#endif
   emulator_switch(&from.stack_pointer, thread.stack_pointer);
-#ifdef __SANITIZE_ADDRESS__
-  __sanitizer_finish_switch_fiber(from.fake_stack, nullptr, nullptr);
-#endif
 }
 
-NO_ADDRESS_CHECKS void leave() {
+void leave() {
   Thread& self = *current;
   Warp& warp = warps[self.number / WARP];
   const unsigned lane = self.number % WARP;
@@ -168,54 +156,75 @@ NO_ADDRESS_CHECKS void leave() {
   resume(next());
 }
 
-NO_ADDRESS_CHECKS void enter() {
-#ifdef __SANITIZE_ADDRESS__
-  const void* bottom;
-  std::size_t bytes;
-  __sanitizer_finish_switch_fiber(nullptr, &bottom, &bytes);
-  if (host.stack == nullptr) {  // the first fiber of a launch comes from the host
-    host.stack = const_cast<char*>(static_cast<const char*>(bottom));
-    host.stack_bytes = bytes;
-  }
-#endif
+void enter() {
   kernel->call(kernel->function, params);
   leave();
   __builtin_unreachable();
 }
 
-void start(unsigned number) {
-  Thread& thread = threads[number];
-  if (thread.stack == nullptr) {
-    const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-    void* stack = mmap(nullptr, STACK_BYTES + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (stack == MAP_FAILED || mprotect(stack, page, PROT_NONE) != 0) {  // a page that stops an overflow
-      std::perror("emulator: no memory for a fiber's stack");
+// All stacks lie side by side, the first thread's highest, below each a page that stops an overflow.
+struct Stacks {
+  std::size_t page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE)), each = STACK_BYTES + page;
+  char* first;
+
+  Stacks() {
+    constexpr int FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    void* memory = mmap(nullptr, bytes(), PROT_READ | PROT_WRITE, FLAGS, -1, 0);
+    first = static_cast<char*>(memory);
+    bool made = memory != MAP_FAILED;
+    for (unsigned n = 0; made && n < MAX_THREADS; n++) {
+      made = mprotect(first + n * each, page, PROT_NONE) == 0;
+    }
+    if (!made) {
+      std::perror("emulator: no memory for the fibers' stacks");
       std::abort();
     }
-    thread.stack = static_cast<char*>(stack) + page;
   }
+  std::size_t bytes() const { return MAX_THREADS * each; }
+  char* top(unsigned number) const { return first + (MAX_THREADS - number) * each; }
+};
+
+const Stacks& stacks() {
+  static const Stacks all;
+  return all;
+}
+
+// While it lives, AddressSanitizer takes all fibers' stacks for this thread's one, and need not hear of each change.
+class KnownStacks {
+#ifdef EMULATOR_ADDRESS
+ public:
+  KnownStacks() {
+    __sanitizer_start_switch_fiber(&fake_stack, stacks().first, stacks().bytes());
+    __sanitizer_finish_switch_fiber(nullptr, &own, &bytes);
+  }
+  ~KnownStacks() {
+    __sanitizer_start_switch_fiber(nullptr, own, bytes);
+    __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
+  }
+
+ private:
+  void* fake_stack;
+  const void* own;
+  std::size_t bytes;
+#endif
+};
+
+void start(unsigned number) {
+  Thread& thread = threads[number];
   // Stacks start at different offsets in their pages: otherwise all their tops would share a few cache sets.
-  char* top = thread.stack + STACK_BYTES - number % 32 * 128;
+  char* top = stacks().top(number) - number % 32 * 128;
   auto saved = reinterpret_cast<void**>(top) - SAVED_WORDS;
   std::memset(saved, 0, SAVED_WORDS * sizeof(void*));
   saved[RETURN_WORD] = reinterpret_cast<void*>(&enter);
   thread.stack_pointer = saved;
-  thread.fake_stack = nullptr;
   thread.number = number;
   thread.index = {number % blockDim.x, number / blockDim.x % blockDim.y, number / blockDim.x / blockDim.y};
   thread.site = {};
   warps[number / WARP].present |= 1u << number % WARP;
 }
 
-// A plain loop: the sanitizer's memset would refuse the redzones between the variables.
-NO_ADDRESS_CHECKS __attribute__((optimize("no-tree-loop-distribute-patterns"))) void poison_shared() {
-  for (unsigned char* byte = kernel->shared_begin; byte != kernel->shared_end; byte++) {
-    *byte = POISON;
-  }
-}
-
 void run_block() {
-  poison_shared();
+  poison_shared(*kernel);
   returned_count = at_block_count = ready_count = 0;
   std::memset(warps, 0, sizeof warps);
   for (unsigned n = 0; n < thread_count; n++) {
@@ -294,7 +303,7 @@ std::uint64_t exchange(const Site& site, unsigned mask, std::uint64_t value, int
   if ((mask & warp.returned) != 0) {
     fail(self, "the mask names lane %d, which has returned from the kernel", std::countr_zero(mask & warp.returned));
   }
-  if (source != BALLOT && (mask >> source & 1) == 0) {
+  if (source >= 0 && (mask >> source & 1) == 0) {
     fail(self, "it reads lane %d, which the mask lacks", source);
   }
   warp.waiting |= 1u << lane;
@@ -305,14 +314,27 @@ std::uint64_t exchange(const Site& site, unsigned mask, std::uint64_t value, int
   }
   warp.waiting &= ~mask;
   Thread* first = &self - lane;
-  std::uint64_t ballot = 0;
-  for (unsigned lanes = mask; lanes != 0; lanes &= lanes - 1) {
-    const int i = std::countr_zero(lanes);
-    ballot |= static_cast<std::uint64_t>(first[i].value != 0) << i;
-  }
+  const auto lanes_where = [&](auto holds) {
+    std::uint64_t found = 0;
+    for (unsigned lanes = mask; lanes != 0; lanes &= lanes - 1) {
+      const int i = std::countr_zero(lanes);
+      found |= static_cast<std::uint64_t>(holds(first[i].value)) << i;
+    }
+    return found;
+  };
+  const std::uint64_t ballot = source == BALLOT ? lanes_where([](std::uint64_t other) { return other != 0; }) : 0;
   for (unsigned lanes = mask; lanes != 0; lanes &= lanes - 1) {
     Thread& thread = first[std::countr_zero(lanes)];
-    thread.result = thread.source == BALLOT ? ballot : first[thread.source].value;
+    switch (thread.source) {
+      case BALLOT:
+        thread.result = ballot;
+        break;
+      case MATCH:
+        thread.result = lanes_where([&](std::uint64_t other) { return other == thread.value; });
+        break;
+      default:
+        thread.result = first[thread.source].value;
+    }
   }
   for (unsigned lanes = mask & ~(1u << lane); lanes != 0; lanes &= lanes - 1) {
     make_ready(first[std::countr_zero(lanes)]);
@@ -366,8 +388,7 @@ void launch(const Kernel& which, dim3 grid, dim3 block, const void* argument) {
   gridDim = grid;
   blockDim = block;
   thread_count = block.x * block.y * block.z;
-  host.stack = nullptr;
-  host.state = State::READY;
+  [[maybe_unused]] const KnownStacks known;
 
   // The seed also permutes the blocks: a step that shares no factor with their count visits each once.
   const std::uint64_t blocks = std::uint64_t{grid.x} * grid.y * grid.z;

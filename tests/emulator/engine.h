@@ -38,6 +38,9 @@ void add(const char* name, void (*kernel)(Params), int max_threads, unsigned cha
 // values ends the process with a message.
 void launch(const Kernel& kernel, dim3 grid, dim3 block, const void* params);
 
+// Fills the __shared__ variables of the kernel's translation unit with poison.
+void poison_shared(const Kernel& kernel);
+
 // Where a kernel calls a built-in: the lanes of a mask must all come to the same call.
 struct Site {
   const char* built_in;
@@ -46,8 +49,8 @@ struct Site {
 };
 
 // Waits until all lanes of `mask` have come with the same site and mask, then gives the value of lane `source` or, for
-// a source of BALLOT, the set of lanes whose value is not zero.
-constexpr int BALLOT = -1;
+// a source of BALLOT, the set of lanes whose value is not zero, for one of MATCH, of those whose value is this lane's.
+constexpr int BALLOT = -1, MATCH = -2;
 std::uint64_t exchange(const Site& site, unsigned mask, std::uint64_t value, int source);
 
 // Waits until all threads of the block have come, then gives the number of them whose value was true.

@@ -17,10 +17,10 @@ struct Params {
   int count;
 };
 
-// Threads: one warp; seven numbers for each lane.
+// Threads: one warp; eight numbers for each lane.
 extern "C" __global__ void __launch_bounds__(32) shuffles(const __grid_constant__ Params params) {
   const int lane = threadIdx.x, value = 100 + lane;
-  int* out = params.ints + lane * 7;
+  int* out = params.ints + lane * 8;
   out[0] = __shfl_sync(0xffffffff, value, (lane + 1) % 32);
   out[1] = __shfl_xor_sync(0xffffffff, value, 16);
   out[2] = __shfl_down_sync(0xffffffff, value, 3, 8);
@@ -30,13 +30,21 @@ extern "C" __global__ void __launch_bounds__(32) shuffles(const __grid_constant_
   const unsigned half = lane < 16 ? 0x0000ffff : 0xffff0000;
   out[5] = lane < 16 ? __reduce_add_sync(half, value) : static_cast<int>(__shfl_sync(half, 1ll << lane, 31) >> 31);
   out[6] = __any_sync(0xffffffff, lane == 31) + 2 * __all_sync(0xffffffff, lane < 31);
+  out[7] = static_cast<int>(__match_any_sync(half, lane % 5));
 }
 
 // Threads: 256 a block, summed pairwise through shared memory; each block first sees poison.
 template <int THREADS>
 __device__ void sum_block(const Params& params) {
+  constexpr int POISON = static_cast<int>(0xA5A5A5A5), EACH = 16;
   __shared__ int sums[THREADS];
-  const int poison = sums[threadIdx.x];
+  __shared__ int pages[EACH * THREADS];
+  bool poisoned = sums[threadIdx.x] == POISON;
+  for (int i = 0; i < EACH; i++) {
+    int& one = pages[i * THREADS + threadIdx.x];
+    poisoned &= one == POISON;
+    one = 0;
+  }
   sums[threadIdx.x] = static_cast<int>(threadIdx.x + blockIdx.x);
   __syncthreads();
   for (unsigned apart = THREADS / 2; apart > 0; apart /= 2) {
@@ -48,7 +56,7 @@ __device__ void sum_block(const Params& params) {
   if (threadIdx.x == 0) {
     params.ints[blockIdx.x] = sums[0];
   }
-  atomicAdd(&params.ints[gridDim.x], poison == static_cast<int>(0xA5A5A5A5));
+  atomicAdd(&params.ints[gridDim.x], poisoned);
 }
 extern "C" __global__ void __launch_bounds__(256) sum(const __grid_constant__ Params params) {
   sum_block<256>(params);
@@ -152,19 +160,21 @@ std::vector<T> read(const T* from, std::size_t count) {
 }
 
 void test_shuffles() {
-  Params params{.ints = allocate(std::vector<int>(32 * 7))};
+  Params params{.ints = allocate(std::vector<int>(32 * 8))};
   CHECK(launch("shuffles", 1, 32, params));
-  const std::vector<int> found = read(params.ints, 32 * 7);
+  const std::vector<int> found = read(params.ints, 32 * 8);
   for (int lane = 0; lane < 32; lane++) {
     const int in_segment = lane % 8;
-    const int expected[7] = {100 + (lane + 1) % 32,
+    const unsigned fifths = 0x42108421;
+    const int expected[8] = {100 + (lane + 1) % 32,
                              100 + (lane ^ 16),
                              100 + lane + (in_segment + 3 < 8 ? 3 : 0),
                              100 + lane - (in_segment >= 3 ? 3 : 0),
                              0x49249249,
                              lane < 16 ? 16 * 100 + 120 : 1,
-                             1};
-    check(std::memcmp(&found[lane * 7], expected, sizeof expected) == 0, "shuffles of lane " + std::to_string(lane));
+                             1,
+                             static_cast<int>(fifths << lane % 5 & (lane < 16 ? 0xffffu : 0xffff0000u))};
+    check(std::memcmp(&found[lane * 8], expected, sizeof expected) == 0, "shuffles of lane " + std::to_string(lane));
   }
 }
 
