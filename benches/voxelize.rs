@@ -87,7 +87,7 @@ fn backward(cloud: &Cloud, grad: &[f32], output: &mut [f32], work: &mut [u128], 
     let output = &mut ViewMut::new(output, &[1, POINTS, CHANNELS]).unwrap();
     let grad = View::new(grad, &[1, CHANNELS, CELLS]).unwrap();
     let (work, place) = (&mut borrow(work), Place::cpu(threads));
-    voxelize_backward(grad, cloud.points(), None, &[0.0; 3], &[EDGE], &SIZE, "mean", None, output, work, &place)
+    voxelize_backward(grad, cloud.points(), None, &[0.0; 3], &[EDGE], &SIZE, "mean", None, None, output, work, &place)
         .unwrap();
 }
 

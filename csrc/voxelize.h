@@ -65,12 +65,15 @@ namespace autograd {
 Tensor voxelize(
     const Tensor& points, const Optional& features, Numbers origin, Numbers voxel_size, at::IntArrayRef grid_size,
     std::string_view reduce, const Optional& lengths);
+std::tuple<Tensor, Tensor> voxelize_counted(
+    const Tensor& points, const Tensor& features, Numbers origin, Numbers voxel_size, at::IntArrayRef grid_size,
+    const Optional& lengths);
 Tensor voxelize_tangent(
     const Tensor& tangent, const Tensor& points, const Tensor& features, Numbers origin, Numbers voxel_size,
     at::IntArrayRef grid_size, std::string_view reduce, const Optional& lengths);
 Tensor voxelize_backward(
     const Tensor& grad, const Tensor& points, const Optional& features, Numbers origin, Numbers voxel_size,
-    at::IntArrayRef grid_size, std::string_view reduce, const Optional& lengths);
+    at::IntArrayRef grid_size, std::string_view reduce, const Optional& lengths, const Optional& counts);
 Tensor voxelize_sparse_values(
     const Tensor& features, const Tensor& coords, const Tensor& counts, const Tensor& order, const Tensor& starts,
     const Tensor& point_voxel, std::string_view reduce, const Optional& tangent);

@@ -6,6 +6,8 @@
 //   V'(g; f): dg = V(a) for sum and mean, which are linear; W(a; f) for max and min     a: the incoming gradient
 //   W(a; f):  da = V'(g; f)
 //
+// A mean may be a voxelize_counted, which has the same derivative.
+//
 // Only max and min depend on f, and which point they pick does not move: by f nothing else follows. The same holds for
 // the rows of voxelize_sparse. A point's voxel is constant almost everywhere, so points get no gradient.
 
@@ -15,6 +17,7 @@
 
 #include <initializer_list>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "operand.h"
@@ -31,6 +34,10 @@ c10::TypedOperatorHandle<Signature> find(const char* name) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
 }
 
+Optional given(const Tensor& tensor) {
+  return tensor.defined() ? Optional(tensor) : std::nullopt;
+}
+
 // The grid and the clouds of a call, as a context keeps them.
 struct Grid {
   Tensor points;
@@ -38,13 +45,15 @@ struct Grid {
   std::vector<int64_t> size;
   std::string reduce;
   Optional lengths;
+  Optional counts; // of the voxels of a mean, where it has them
 
-  // Saved with the tensors of `others` after its own two.
+  // Saved with the tensors of `others` after its own three.
   void keep(AutogradContext* ctx, std::initializer_list<Tensor> others) const {
     variable_list saved;
-    saved.reserve(2 + others.size());
+    saved.reserve(3 + others.size());
     saved.push_back(points);
     saved.push_back(lengths.value_or(Tensor()));
+    saved.push_back(counts.value_or(Tensor()));
     saved.insert(saved.end(), others);
     ctx->save_for_backward(std::move(saved));
     ctx->saved_data["origin"] = origin;
@@ -59,17 +68,14 @@ struct Grid {
             ctx->saved_data["voxel_size"].toDoubleVector(),
             ctx->saved_data["grid_size"].toIntVector(),
             ctx->saved_data["reduce"].toStringRef(),
-            saved[1].defined() ? Optional(saved[1]) : std::nullopt};
+            given(saved[1]),
+            given(saved[2])};
   }
 
   bool picks() const {
     return core::picks(str(reduce));
   }
 };
-
-Optional given(const Tensor& tensor) {
-  return tensor.defined() ? Optional(tensor) : std::nullopt;
-}
 
 Tensor call_voxelize(
     const Tensor& points, const Optional& features, Numbers origin, Numbers voxel_size, at::IntArrayRef grid_size,
@@ -82,6 +88,13 @@ Tensor call_voxelize(const Optional& features, const Grid& grid) {
   return call_voxelize(grid.points, features, grid.origin, grid.voxel_size, grid.size, grid.reduce, grid.lengths);
 }
 
+std::tuple<Tensor, Tensor> call_counted(
+    const Tensor& points, const Tensor& features, Numbers origin, Numbers voxel_size, at::IntArrayRef grid_size,
+    const Optional& lengths) {
+  static const auto op = find<decltype(voxelize_counted)>("robocache::voxelize_counted");
+  return op.call(points, features, origin, voxel_size, grid_size, lengths);
+}
+
 Tensor call_tangent(const Tensor& tangent, const Tensor& features, const Grid& grid) {
   static const auto op = find<decltype(voxelize_tangent)>("robocache::voxelize_tangent");
   return op.call(tangent, grid.points, features, grid.origin, grid.voxel_size, grid.size, grid.reduce, grid.lengths);
@@ -89,7 +102,8 @@ Tensor call_tangent(const Tensor& tangent, const Tensor& features, const Grid& g
 
 Tensor call_backward(const Tensor& grad, const Optional& features, const Grid& grid) {
   static const auto op = find<decltype(voxelize_backward)>("robocache::voxelize_backward");
-  return op.call(grad, grid.points, features, grid.origin, grid.voxel_size, grid.size, grid.reduce, grid.lengths);
+  return op.call(
+      grad, grid.points, features, grid.origin, grid.voxel_size, grid.size, grid.reduce, grid.lengths, grid.counts);
 }
 
 // Of [B, N, C].
@@ -100,7 +114,7 @@ struct Voxelize : torch::autograd::Function<Voxelize> {
       AutogradContext* ctx, const Tensor& features, const Tensor& points, const std::vector<double>& origin,
       const std::vector<double>& voxel_size, const std::vector<int64_t>& grid_size, const std::string& reduce,
       const Optional& lengths) {
-    const Grid grid{points, origin, voxel_size, grid_size, reduce, lengths};
+    const Grid grid{points, origin, voxel_size, grid_size, reduce, lengths, std::nullopt};
     grid.keep(ctx, {grid.picks() ? features : Tensor()});
     const at::AutoDispatchBelowADInplaceOrView guard;
     return call_voxelize(features, grid);
@@ -110,7 +124,29 @@ struct Voxelize : torch::autograd::Function<Voxelize> {
     const auto saved = ctx->get_saved_variables();
     variable_list out(7);
     if (grads[0].defined() && ctx->needs_input_grad(0))
-      out[0] = call_backward(grads[0], given(saved[2]), Grid::of(ctx, saved));
+      out[0] = call_backward(grads[0], given(saved[3]), Grid::of(ctx, saved));
+    return out;
+  }
+};
+
+// Of [B, N, C], to "mean"; the counts go along, and to the gradient.
+struct Counted : torch::autograd::Function<Counted> {
+  static constexpr bool is_traceable = true;
+
+  static variable_list forward(
+      AutogradContext* ctx, const Tensor& features, const Tensor& points, const std::vector<double>& origin,
+      const std::vector<double>& voxel_size, const std::vector<int64_t>& grid_size, const Optional& lengths) {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    const auto [means, counts] = call_counted(points, features, origin, voxel_size, grid_size, lengths);
+    Grid{points, origin, voxel_size, grid_size, "mean", lengths, counts}.keep(ctx, {});
+    ctx->mark_non_differentiable({counts});
+    return {means, counts};
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    variable_list out(6);
+    if (grads[0].defined() && ctx->needs_input_grad(0))
+      out[0] = call_backward(grads[0], std::nullopt, Grid::of(ctx, ctx->get_saved_variables()));
     return out;
   }
 };
@@ -122,7 +158,7 @@ struct Tangent : torch::autograd::Function<Tangent> {
       AutogradContext* ctx, const Tensor& tangent, const Tensor& features, const Tensor& points,
       const std::vector<double>& origin, const std::vector<double>& voxel_size, const std::vector<int64_t>& grid_size,
       const std::string& reduce, const Optional& lengths) {
-    const Grid grid{points, origin, voxel_size, grid_size, reduce, lengths};
+    const Grid grid{points, origin, voxel_size, grid_size, reduce, lengths, std::nullopt};
     grid.keep(ctx, {grid.picks() ? features : Tensor()});
     const at::AutoDispatchBelowADInplaceOrView guard;
     return call_tangent(tangent, features, grid);
@@ -132,7 +168,7 @@ struct Tangent : torch::autograd::Function<Tangent> {
     const auto saved = ctx->get_saved_variables();
     variable_list out(8);
     if (grads[0].defined() && ctx->needs_input_grad(0))
-      out[0] = call_backward(grads[0], given(saved[2]), Grid::of(ctx, saved));
+      out[0] = call_backward(grads[0], given(saved[3]), Grid::of(ctx, saved));
     return out;
   }
 };
@@ -143,8 +179,8 @@ struct Backward : torch::autograd::Function<Backward> {
   static Tensor forward(
       AutogradContext* ctx, const Tensor& grad, const Optional& features, const Tensor& points,
       const std::vector<double>& origin, const std::vector<double>& voxel_size, const std::vector<int64_t>& grid_size,
-      const std::string& reduce, const Optional& lengths) {
-    const Grid grid{points, origin, voxel_size, grid_size, reduce, lengths};
+      const std::string& reduce, const Optional& lengths, const Optional& counts) {
+    const Grid grid{points, origin, voxel_size, grid_size, reduce, lengths, counts};
     grid.keep(ctx, {grid.picks() ? features.value_or(Tensor()) : Tensor()});
     const at::AutoDispatchBelowADInplaceOrView guard;
     return call_backward(grad, features, grid);
@@ -153,9 +189,9 @@ struct Backward : torch::autograd::Function<Backward> {
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
     const Grid grid = Grid::of(ctx, saved);
-    variable_list out(8);
+    variable_list out(9);
     if (grads[0].defined() && ctx->needs_input_grad(0))
-      out[0] = grid.picks() ? call_tangent(grads[0], saved[2], grid) : call_voxelize(grads[0], grid);
+      out[0] = grid.picks() ? call_tangent(grads[0], saved[3], grid) : call_voxelize(grads[0], grid);
     return out;
   }
 };
@@ -239,6 +275,17 @@ bool records(const Tensor& tensor) {
   return at::GradMode::is_enabled() && tensor.requires_grad();
 }
 
+// Whether the plan wants a recorded mean to keep its counts; where sizes are not known yet it does not.
+bool keeps_counts(const Tensor& features, const Tensor& points, at::IntArrayRef grid_size) {
+  if (points.dim() != 3 || features.dim() != 3) return false; // the operator says what is wrong
+  const auto known = [](const c10::SymInt& size) { return size.maybe_as_int().value_or(-1); };
+  return rust_call([&] {
+    return core::keeps_counts(
+        known(points.sym_size(0)), known(points.sym_size(1)), known(features.sym_size(2)), slice(grid_size),
+        features.element_size(), points.is_cuda());
+  });
+}
+
 } // namespace
 
 Tensor voxelize(
@@ -250,6 +297,8 @@ Tensor voxelize(
     return call_voxelize(points, features, origin, voxel_size, grid_size, reduce, lengths);
   }
   const auto apply = [&](const Tensor& rows, const Tensor& clouds) {
+    if (reduce == "mean" && keeps_counts(rows, clouds, grid_size))
+      return Counted::apply(rows, clouds, origin.vec(), voxel_size.vec(), grid_size.vec(), lengths)[0];
     return Voxelize::apply(
         rows, clouds, origin.vec(), voxel_size.vec(), grid_size.vec(), std::string(reduce), lengths);
   };
@@ -259,13 +308,25 @@ Tensor voxelize(
   return apply(features->unsqueeze(0), points.unsqueeze(0)).squeeze(0);
 }
 
+std::tuple<Tensor, Tensor> voxelize_counted(
+    const Tensor& points, const Tensor& features, Numbers origin, Numbers voxel_size, at::IntArrayRef grid_size,
+    const Optional& lengths) {
+  if (!records(features)) {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return call_counted(points, features, origin, voxel_size, grid_size, lengths);
+  }
+  const auto found = Counted::apply(features, points, origin.vec(), voxel_size.vec(), grid_size.vec(), lengths);
+  return {found[0], found[1]};
+}
+
 Tensor voxelize_tangent(
     const Tensor& tangent, const Tensor& points, const Tensor& features, Numbers origin, Numbers voxel_size,
     at::IntArrayRef grid_size, std::string_view reduce, const Optional& lengths) {
   if (!records(tangent)) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     return call_tangent(
-        tangent, features, {points, origin.vec(), voxel_size.vec(), grid_size.vec(), std::string(reduce), lengths});
+        tangent, features,
+        {points, origin.vec(), voxel_size.vec(), grid_size.vec(), std::string(reduce), lengths, std::nullopt});
   }
   return Tangent::apply(
       tangent, features.detach(), points, origin.vec(), voxel_size.vec(), grid_size.vec(), std::string(reduce),
@@ -274,15 +335,16 @@ Tensor voxelize_tangent(
 
 Tensor voxelize_backward(
     const Tensor& grad, const Tensor& points, const Optional& features, Numbers origin, Numbers voxel_size,
-    at::IntArrayRef grid_size, std::string_view reduce, const Optional& lengths) {
+    at::IntArrayRef grid_size, std::string_view reduce, const Optional& lengths, const Optional& counts) {
   if (!records(grad)) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     return call_backward(
-        grad, features, {points, origin.vec(), voxel_size.vec(), grid_size.vec(), std::string(reduce), lengths});
+        grad, features,
+        {points, origin.vec(), voxel_size.vec(), grid_size.vec(), std::string(reduce), lengths, counts});
   }
   const Optional fixed = features.has_value() ? Optional(features->detach()) : std::nullopt;
   return Backward::apply(
-      grad, fixed, points, origin.vec(), voxel_size.vec(), grid_size.vec(), std::string(reduce), lengths);
+      grad, fixed, points, origin.vec(), voxel_size.vec(), grid_size.vec(), std::string(reduce), lengths, counts);
 }
 
 Tensor voxelize_sparse_values(

@@ -24,6 +24,11 @@ __device__ inline void begin() {
 #endif
 }
 
+__device__ inline i64 quotient(i64 a, i64 b) {
+  // A division of 64 bits takes a hundred instructions; numbers below 2^32 are common.
+  return ((a | b) >> 32) == 0 ? static_cast<unsigned>(a) / static_cast<unsigned>(b) : a / b;
+}
+
 __device__ inline i64 warp_of_grid() {
   return static_cast<i64>(blockIdx.x) * (blockDim.x / WARP) + threadIdx.x / WARP;
 }

@@ -67,12 +67,26 @@ __device__ Index cell_at(const Clouds& p, T x, T y, T z) {
   return inside ? cell : -1;
 }
 
+// Loads come before this, however late the compiler would like them.
+__device__ inline void loaded(float& a, float& b, float& c) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("" : "+f"(a), "+f"(b), "+f"(c));
+#endif
+}
+__device__ inline void loaded(double& a, double& b, double& c) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("" : "+d"(a), "+d"(b), "+d"(c));
+#endif
+}
+
 // The cell of a point, row-major, or -1; a cell of the largest sparse grid is still below 2^63.
-template <class P>
-__device__ i64 cell_of(const Clouds& p, i64 cloud, i64 point) {
+template <class P, class Index = i64>
+__device__ Index cell_of(const Clouds& p, i64 cloud, i64 point) {
   const P* from = element<P>(p.points, cloud * p.cloud_stride + point * p.point_stride);
   const auto coordinate = [&](int axis) { return Element<P>::widen(from[axis * p.axis_stride]); };
-  return cell_at<i64>(p, coordinate(0), coordinate(1), coordinate(2));
+  auto x = coordinate(0), y = coordinate(1), z = coordinate(2);
+  loaded(x, y, z);
+  return cell_at<Index>(p, x, y, z);
 }
 
 // Neighbouring points that a thread takes together.

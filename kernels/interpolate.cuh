@@ -107,11 +107,6 @@ __device__ Samples<T> samples_of(const Timeline& times, i64 row) {
   return {element<T>(times.source_times, row * times.source_row), times.source_step, count_of(times, row)};
 }
 
-__device__ inline i64 quotient(i64 a, i64 b) {
-  // A division of 64 bits takes a hundred instructions; numbers below 2^32 are common.
-  return ((a | b) >> 32) == 0 ? static_cast<unsigned>(a) / static_cast<unsigned>(b) : a / b;
-}
-
 template <class T>
 __device__ const T* target_at(const Timeline& times, i64 batch, i64 target) {
   return element<T>(times.target_times, batch * times.target_row + target * times.target_step);

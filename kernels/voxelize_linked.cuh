@@ -48,6 +48,18 @@ struct Linked {
     __syncthreads();
   }
 
+  // Writes how many of the points, `all` of which are there, each voxel has; `counts` is room for the tile's.
+  __device__ void count(const VoxelizeRowsParams& p, const Tile& tile, int bits, int all, int* counts) const {
+    int4& four = reinterpret_cast<int4*>(counts)[threadIdx.x];
+    four = int4{0, 0, 0, 0};
+    __syncthreads();
+#pragma unroll 1
+    for (int index = threadIdx.x; index < all; index += BLOCK) atomicAdd(&counts[cell(index)], 1);
+    __syncthreads();
+    write_counts(p, tile, bits, four);
+    __syncthreads();
+  }
+
   // Bits that say which of four neighbouring voxels have points.
   __device__ unsigned operator()(int four) const {
     const int4 found = reinterpret_cast<const int4*>(heads)[four];
@@ -161,6 +173,7 @@ __device__ bool sum_linked(
   });
   if (all > LINKED) return false;
   linked.list(all);
+  if (p.counted != nullptr && blockIdx.y == 0) linked.count(p, tile, from.bits, all, reinterpret_cast<int*>(staged));
   // In a small cloud, whose blocks have few points, more threads take part.
   constexpr int MOST = Points::KEEPS_ALL ? 2 : TAKEN<V>;
   by_parts<V>(p, tile, from.bits, turn_of_block(), [&](const Part<V>& part) {

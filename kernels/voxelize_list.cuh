@@ -67,6 +67,30 @@ __device__ inline bool add_rows(List& list, const int (&counts)[EACH]) {
   return __syncthreads_or(most > ALONE) != 0;
 }
 
+// Writes the numbers of a thread's four neighbouring rows of a tile, of [B, rows].
+template <class Number>
+__device__ void write_four(Number* output, const Tile& tile, int bits, i64 rows, const int4& numbers) {
+  using Four = Vector<Number, EACH>;
+  const int place = threadIdx.x * EACH;
+  const i64 row = (tile.index << bits) + place;
+  if (place >= 1 << bits || row >= rows) return;
+  const auto number = [](int wide) { return static_cast<Number>(wide); };
+  const Four four{{number(numbers.x), number(numbers.y), number(numbers.z), number(numbers.w)}};
+  Number* to = output + tile.cloud * rows + row;
+  if (rows % EACH == 0 && reinterpret_cast<u64>(output) % sizeof(Four) == 0) {
+    *reinterpret_cast<Four*>(to) = four;
+    return;
+  }
+#pragma unroll
+  for (int k = 0; k < EACH; ++k)
+    if (row + k < rows) to[k] = four.at[k];
+}
+
+// The same of how many points these have, where somebody asks: the first of the blocks that share a tile's channels.
+__device__ inline void write_counts(const VoxelizeRowsParams& p, const Tile& tile, int bits, const int4& counts) {
+  if (p.counted != nullptr && blockIdx.y == 0) write_four(p.counted, tile, bits, p.rows, counts);
+}
+
 // A part of a tile's result: its channels from `first` on, staged[channel << bits | place].
 template <class V>
 struct Part {

@@ -31,6 +31,7 @@ __device__ void reduce_dense(const VoxelizeRowsParams& p) {
   const int4 count = four_of(p, p.counts, grid, place);
   reinterpret_cast<int4*>(counts)[threadIdx.x] = count;
   reinterpret_cast<int4*>(starts)[threadIdx.x] = four_of(p, p.starts, grid, place);
+  write_counts(p, tile, TILE_BITS, count);
   __syncthreads();
   const bool many = add_rows(list, {count.x, count.y, count.z, count.w});
   const int *order = p.order + tile.cloud * p.points, *begins = starts, *numbers = counts;

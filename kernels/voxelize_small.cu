@@ -27,7 +27,7 @@ struct VoxelizeSmallRowsParams {
   VoxelizeRowsParams rows;
   Small small;
 };
-static_assert(sizeof(VoxelizeSmallRowsParams) == 344, "mirrors ops::voxelize::params::SmallRowsParams");
+static_assert(sizeof(VoxelizeSmallRowsParams) == 352, "mirrors ops::voxelize::params::SmallRowsParams");
 
 namespace {
 
@@ -104,10 +104,8 @@ struct Found {
 // Marks or counts the points of a tile's cells, a thread four neighbours of them.
 template <class Number>
 __device__ void small_points(const VoxelizeSmallPointsParams& p) {
-  using Four = Vector<Number, EACH>;
   __shared__ int4 counts[BLOCK];
   const Tile tile = tile_of(p.small.clouds.tiles);
-  const i64 cells = p.small.clouds.cells;
   counts[threadIdx.x] = int4{0, 0, 0, 0};
   __syncthreads();
   begin();
@@ -120,20 +118,7 @@ __device__ void small_points(const VoxelizeSmallPointsParams& p) {
     else atomicAdd(&count, 1);
   });
   __syncthreads();
-  const int place = threadIdx.x * EACH;
-  const i64 cell = (tile.index << bits) + place;
-  if (place >= 1 << bits || cell >= cells) return;
-  const int4 count = counts[threadIdx.x];
-  const auto number = [](int count) { return static_cast<Number>(count); };
-  const Four four{{number(count.x), number(count.y), number(count.z), number(count.w)}};
-  Number* output = reinterpret_cast<Number*>(p.output) + tile.cloud * cells + cell;
-  if (cells % EACH == 0 && reinterpret_cast<u64>(p.output) % sizeof(Four) == 0) {
-    *reinterpret_cast<Four*>(output) = four;
-    return;
-  }
-#pragma unroll
-  for (int k = 0; k < EACH; ++k)
-    if (cell + k < cells) output[k] = four.at[k];
+  write_four(reinterpret_cast<Number*>(p.output), tile, bits, p.small.clouds.cells, counts[threadIdx.x]);
 }
 
 template <class V>

@@ -121,6 +121,11 @@ __device__ void reduce_tile(const VoxelizeRowsParams& p, const Points& from) {
   if (!kept && blockIdx.y != 0) return;
   const int* order = kept ? sorted.order : sorted.elsewhere;
   const int* ends = sorted.ends;
+  if (p.counted != nullptr) {
+    const int4 end = reinterpret_cast<const int4*>(ends)[threadIdx.x];
+    const int start = threadIdx.x == 0 ? 0 : ends[threadIdx.x * EACH - 1];
+    write_counts(p, tile, from.bits, {end.x - start, end.y - end.x, end.z - end.y, end.w - end.z});
+  }
   const i64 cloud = tile.cloud, first = tile.index << from.bits;
   const auto row_of = [=](int at) {
     const int start = at == 0 ? 0 : ends[at - 1];

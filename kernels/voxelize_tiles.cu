@@ -24,7 +24,7 @@ struct VoxelizeTileRowsParams {
   int* order;   // [B, N]: of the tiles whose points are too many for shared memory
   int* cursor;  // [B]
 };
-static_assert(sizeof(VoxelizeTileRowsParams) == 248, "mirrors ops::voxelize::params::TileRowsParams");
+static_assert(sizeof(VoxelizeTileRowsParams) == 256, "mirrors ops::voxelize::params::TileRowsParams");
 
 namespace {
 

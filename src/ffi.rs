@@ -174,6 +174,18 @@ pub(crate) mod bridge {
             workspace: &Operand,
             place: &Place,
         ) -> Result<()>;
+        fn voxelize_counted(
+            points: &Operand,
+            features: &Operand,
+            origin: &[f64],
+            voxel_size: &[f64],
+            grid_size: &[i64],
+            lengths: &Operand,
+            output: &Operand,
+            counts: &Operand,
+            workspace: &Operand,
+            place: &Place,
+        ) -> Result<()>;
         fn voxelize_tangent(
             tangent: &Operand,
             points: &Operand,
@@ -196,10 +208,28 @@ pub(crate) mod bridge {
             grid_size: &[i64],
             reduce: &str,
             lengths: &Operand,
+            counts: &Operand,
             output: &Operand,
             workspace: &Operand,
             place: &Place,
         ) -> Result<()>;
+        fn voxelize_counted_workspace(
+            batch: usize,
+            points: usize,
+            channels: usize,
+            grid_size: &[i64],
+            item: usize,
+            place: &Place,
+        ) -> Result<usize>;
+        /// Whether a recorded mean keeps the counts of its voxels for its gradient; -1 for sizes that are not known yet.
+        fn keeps_counts(
+            batch: i64,
+            points: i64,
+            channels: i64,
+            grid_size: &[i64],
+            item: usize,
+            cuda: bool,
+        ) -> Result<bool>;
         fn voxelize_workspace(
             batch: usize,
             points: usize,

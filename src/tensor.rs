@@ -279,13 +279,18 @@ impl<'a> ViewMut<'a> {
 
     /// Refuses another size or type; the axes may be grouped as the caller likes.
     pub(crate) fn check(&self, op: &str, dtype: DType, elements: [usize; 3]) -> Result<()> {
+        self.check_as(op, "output", dtype, elements)
+    }
+
+    /// The same of another result.
+    pub(crate) fn check_as(&self, op: &str, name: &str, dtype: DType, elements: [usize; 3]) -> Result<()> {
         let wanted: usize = elements.iter().product();
         if self.dtype == dtype && self.elements() == wanted {
             return Ok(());
         }
         let (wanted, found) = (dtype.name(), self.dtype.name());
         let shape = self.shape;
-        Err(Error::Value(format!("{op}: output must be {wanted} of shape {elements:?}, got {found} of shape {shape}")))
+        Err(Error::Value(format!("{op}: {name} must be {wanted} of shape {elements:?}, got {found} of shape {shape}")))
     }
 
     /// The address of the first element.

@@ -44,7 +44,10 @@ def voxelize(count: int, channels: int, size: int, heavy: int, dtype: torch.dtyp
     features = torch.randn(1, count, channels, device=DEVICE).to(dtype).requires_grad_()
     box = ([0.0] * 3, [1 / size] * 3, [size] * 3)
     for reduce in ("mean", "max"):
-        robocache.voxelize(points, features, *box, reduce=reduce).sum().backward()
+        grid = robocache.voxelize(points, features, *box, reduce=reduce)
+        grid.sum().backward()
+        # Without the counts that a recorded mean may keep.
+        torch.ops.robocache.voxelize_backward(grid.detach(), points, features.detach(), *box, reduce=reduce)
         robocache.voxelize_sparse(points, features, *box, reduce=reduce, capacity=count)[1].sum().backward()
     for reduce in ("occupancy", "count"):
         robocache.voxelize(points, None, *box, reduce=reduce)

@@ -9,9 +9,9 @@ mod random;
 
 use random::encode;
 use robocache::{
-    DType, Element, Place, Result, Serial, View, ViewMut, voxelize, voxelize_backward, voxelize_sparse_backward,
-    voxelize_sparse_fill, voxelize_sparse_rows, voxelize_sparse_values, voxelize_sparse_workspace, voxelize_tangent,
-    voxelize_workspace,
+    DType, Element, Place, Result, Serial, View, ViewMut, voxelize, voxelize_backward, voxelize_counted,
+    voxelize_sparse_backward, voxelize_sparse_fill, voxelize_sparse_rows, voxelize_sparse_values,
+    voxelize_sparse_workspace, voxelize_tangent, voxelize_workspace,
 };
 use serde_json::Value;
 
@@ -184,11 +184,12 @@ fn a_cloud_has_no_more_points_than_counts_can_say() {
 fn derivatives_check_their_gradient_and_direction() {
     let (points, features) = (dense(&NUMBERS, &[2, 5, 3]), dense(&NUMBERS, &[2, 5, 3]));
     let ((origin, edges, size), place) = (GRID, Place::cpu(&Serial));
-    let backward = |grad: View, features: Option<View>, reduce: &str| {
+    let counted = |grad: View, features: Option<View>, reduce: &str, counts: Option<View>| {
         let out = &mut ViewMut::new(Vec::leak(vec![0f32; 30]), &[30]).unwrap();
         let work = &mut workspace(4096, 0);
-        text(voxelize_backward(grad, points, features, &origin, &edges, &size, reduce, None, out, work, &place))
+        text(voxelize_backward(grad, points, features, &origin, &edges, &size, reduce, None, counts, out, work, &place))
     };
+    let backward = |grad: View, features: Option<View>, reduce: &str| counted(grad, features, reduce, None);
     let grad = dense(&NUMBERS, &[2, 3, 8]);
     let named = |text: &str| format!("ValueError: voxelize_backward: {text}");
     let wanted = named("features must be given where reduce is \"max\", got none");
@@ -206,6 +207,17 @@ fn derivatives_check_their_gradient_and_direction() {
     let found = backward(dense(&[0i32; 48], &[2, 3, 8]), None, "sum");
     assert_eq!(found, "TypeError: voxelize_backward: grad must be float64, float32, float16 or bfloat16, got int32");
     assert!(backward(dense(&[0f64; 48], &[2, 3, 8]), Some(features), "max").contains("voxelize_backward: grad must"));
+    let (found, narrow) = (dense(&[1i32; 16], &[2, 8]), dense(&[1i32; 14], &[2, 7]));
+    let wanted = named("counts must be none where reduce is not \"mean\", got some");
+    assert_eq!(counted(grad, None, "sum", Some(found)), wanted);
+    let wanted = |what: &str| named(&format!("counts must be int32, dense and of shape [2, 8], got {what}"));
+    assert_eq!(counted(grad, None, "mean", Some(narrow)), wanted("int32 of shape [2, 7]"));
+    assert_eq!(counted(grad, None, "mean", Some(dense(&[1i64; 16], &[2, 8]))), wanted("int64 of shape [2, 8]"));
+    let (out, work) = (&mut ViewMut::new(Vec::leak(vec![0f32; 48]), &[48]).unwrap(), &mut workspace(4096, 0));
+    let few = &mut ViewMut::new(Vec::leak(vec![0i32; 15]), &[15]).unwrap();
+    let found = text(voxelize_counted(points, features, &origin, &edges, &size, None, out, few, work, &place));
+    let wanted = "counts must be int32 of shape [2, 8, 1], got int32 of shape [15]";
+    assert_eq!(found, format!("ValueError: voxelize_counted: {wanted}"));
 
     let tangent = |tangent: View, reduce: &str| {
         let out = &mut ViewMut::new(Vec::leak(vec![0f32; 48]), &[48]).unwrap();

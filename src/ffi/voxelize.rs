@@ -37,6 +37,35 @@ pub fn voxelize(
 }
 
 #[allow(clippy::too_many_arguments)]
+pub fn voxelize_counted(
+    points: &Operand,
+    features: &Operand,
+    origin: &[f64],
+    voxel_size: &[f64],
+    grid_size: &[i64],
+    lengths: &Operand,
+    output: &Operand,
+    counts: &Operand,
+    workspace: &Operand,
+    place: &Place,
+) -> Told<()> {
+    told(|| {
+        crate::voxelize_counted(
+            points.view("points")?,
+            features.view("features")?,
+            origin,
+            voxel_size,
+            grid_size,
+            lengths.optional(),
+            &mut output.output()?,
+            &mut counts.output()?,
+            &mut workspace.output()?,
+            &place.place(),
+        )
+    })
+}
+
+#[allow(clippy::too_many_arguments)]
 pub fn voxelize_tangent(
     tangent: &Operand,
     points: &Operand,
@@ -77,6 +106,7 @@ pub fn voxelize_backward(
     grid_size: &[i64],
     reduce: &str,
     lengths: &Operand,
+    counts: &Operand,
     output: &Operand,
     workspace: &Operand,
     place: &Place,
@@ -91,11 +121,28 @@ pub fn voxelize_backward(
             grid_size,
             reduce,
             lengths.optional(),
+            counts.optional(),
             &mut output.output()?,
             &mut workspace.output()?,
             &place.place(),
         )
     })
+}
+
+pub fn voxelize_counted_workspace(
+    batch: usize,
+    points: usize,
+    channels: usize,
+    grid_size: &[i64],
+    item: usize,
+    place: &Place,
+) -> Told<usize> {
+    told(|| crate::voxelize_counted_workspace(batch, points, channels, grid_size, item, &place.place()))
+}
+
+/// Whether a recorded mean keeps the counts of its voxels for its gradient; sizes that are not known yet are -1.
+pub fn keeps_counts(batch: i64, points: i64, channels: i64, grid_size: &[i64], item: usize, cuda: bool) -> Told<bool> {
+    told(|| space::keeps_counts(batch, points, channels, grid_size, item, cuda))
 }
 
 pub fn voxelize_workspace(

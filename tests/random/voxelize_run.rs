@@ -8,8 +8,9 @@ use crate::random::array::{Array, difference, same};
 use crate::random::run::Memory;
 use half::{bf16, f16};
 use robocache::{
-    DType, Element, Result, View, ViewMut, voxelize, voxelize_backward, voxelize_sparse_backward, voxelize_sparse_fill,
-    voxelize_sparse_rows, voxelize_sparse_values, voxelize_sparse_workspace, voxelize_tangent, voxelize_workspace,
+    DType, Element, Result, View, ViewMut, voxelize, voxelize_backward, voxelize_counted, voxelize_counted_workspace,
+    voxelize_sparse_backward, voxelize_sparse_fill, voxelize_sparse_rows, voxelize_sparse_values,
+    voxelize_sparse_workspace, voxelize_tangent, voxelize_workspace,
 };
 use std::fmt::Debug;
 
@@ -123,9 +124,25 @@ pub fn run_dense(case: &CloudCase, memory: &impl Memory, fill: u8) -> Result<Vec
         let (out, borrowed, grad) = (&mut output.view_mut(), &mut work.view_mut(), view(&case.grad));
         // A batch of one has features of two axes as well as of three.
         let given = matches!(reduce, "max" | "min").then_some(features);
-        voxelize_backward(grad, points, given, origin, edges, size, reduce, lengths, out, borrowed, place)?;
+        voxelize_backward(grad, points, given, origin, edges, size, reduce, lengths, None, out, borrowed, place)?;
         work.finish("workspace of the gradient", case);
         parts.push(output.finish("voxelize_backward", case));
+    }
+    if reduce == "mean" {
+        let (output, counts, work) = (room(dtype, &sizes), room(DType::I32, &[batch, cells]), workspace(false)?);
+        let (out, counted, borrowed) = (&mut output.view_mut(), &mut counts.view_mut(), &mut work.view_mut());
+        // A batch of one has points and features of two axes as well as of three.
+        voxelize_counted(points, features, origin, edges, size, lengths, out, counted, borrowed, place)?;
+        work.finish("workspace of the counts", case);
+        parts.extend([output.finish("voxelize_counted", case), counts.finish("counts", case)]);
+
+        let bytes = voxelize_counted_workspace(batch, count, channels, size, case.grad.dtype.size(), place)?;
+        let (output, work) = (room(dtype, &[batch, count, channels]), Room::new(memory, DType::U8, &[bytes], 0, fill));
+        let (out, borrowed, grad) = (&mut output.view_mut(), &mut work.view_mut(), view(&case.grad));
+        let counts = Some(counts.view());
+        voxelize_backward(grad, points, None, origin, edges, size, reduce, lengths, counts, out, borrowed, place)?;
+        work.finish("workspace of the counted gradient", case);
+        parts.push(output.finish("voxelize_backward of counts", case));
     }
     Ok(parts)
 }
@@ -256,11 +273,21 @@ fn wanted_grids<F: Float + Element>(case: &CloudCase) -> Vec<Part> {
     let (clouds, channels, reduce) = (case.clouds(false), case.channels, case.reduce);
     let (features, tangent, grad) =
         (case.features.elements::<F>(), case.tangent.elements::<F>(), case.grad.elements::<F>());
-    vec![
-        Part::new("voxelize", &clouds.grid(&features, None, channels, reduce)),
+    let (grid, gradient) =
+        (clouds.grid(&features, None, channels, reduce), clouds.grid_backward(&grad, &features, channels, reduce));
+    let mut parts = vec![
+        Part::new("voxelize", &grid),
         Part::new("voxelize_tangent", &clouds.grid(&features, Some(&tangent), channels, reduce)),
-        Part::new("voxelize_backward", &clouds.grid_backward(&grad, &features, channels, reduce)),
-    ]
+        Part::new("voxelize_backward", &gradient),
+    ];
+    if reduce == "mean" {
+        parts.extend([
+            Part::new("voxelize_counted", &grid),
+            Part::new("counts", &clouds.counts()),
+            Part::new("voxelize_backward of counts", &gradient),
+        ]);
+    }
+    parts
 }
 
 /// What `run_sparse` must give.

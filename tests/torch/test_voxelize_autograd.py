@@ -114,6 +114,31 @@ def test_gradients_are_their_definition(device: torch.device, rng: np.random.Gen
         assert_same_bits(found, expected_gradient(case, wave(result.cpu())), case)
 
 
+def test_counted_means_have_the_gradients_of_means(device: torch.device, rng: np.random.Generator) -> None:
+    for _ in range(case_count(60)):
+        case = random_voxel_case(rng, reductions=["mean"], most=60)
+        (points, features, *grid), options = case.arguments(device)
+        if points.dim() != 3:
+            continue
+        del options["reduce"]
+        leaf = features.detach().clone().requires_grad_()
+        means, counts = OPERATORS.voxelize_counted(points, leaf, *grid, **options)
+        assert not counts.requires_grad
+        assert_same_bits(counts, OPERATORS.voxelize(points, None, *grid, reduce="count", **options), case)
+        result, found, _ = dense_answers(case, device)
+        assert_same_bits(means, result, case)
+        means.backward(wave(means))
+        assert_same_bits(leaf.grad, found, case)
+        # And where nobody has counted.
+        again = OPERATORS.voxelize_backward(wave(means), points, None, *grid, reduce="mean", **options)
+        assert_same_bits(again, found, case)
+    points, features = small(device)
+    counts = OPERATORS.voxelize(points, None, *CUBE, reduce="count")
+    check(lambda f: OPERATORS.voxelize_counted(points, f, *CUBE)[0], features)
+    grad = torch.randn(2, 2, 4, 5, 2, dtype=F64, device=device, requires_grad=True)
+    check(lambda g: OPERATORS.voxelize_backward(g, points, None, *CUBE, reduce="mean", counts=counts), grad)
+
+
 @pytest.mark.parametrize("reduce", BLENDS)
 def test_gradients_are_the_references(device: torch.device, rng: np.random.Generator, reduce: str) -> None:
     for _ in range(case_count(25)):

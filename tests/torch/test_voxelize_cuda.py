@@ -302,6 +302,11 @@ def test_large_grids(points: int, side: int, channels: int, reduce: str) -> None
         grid = OPERATORS.voxelize(place.to(device), leaf, *box, reduce=reduce)
         (grad,) = torch.autograd.grad(grid, leaf, grid.detach())
         results.append([grid.detach().cpu(), grad.cpu()])
+        # Without the counts that a recorded mean may keep.
+        again = OPERATORS.voxelize_backward(
+            grid.detach()[None], place.to(device)[None], leaf.detach()[None], *box, reduce=reduce
+        )
+        assert_same_bits(again[0], grad)
     for expected, found in zip(*results, strict=True):
         assert_same_bits(found, expected)
 

@@ -74,6 +74,25 @@ def test_dense(device: torch.device, reduce: str, dtype: torch.dtype) -> None:
         agree(allocated(backward, device), [*size_of(features), plan], device, (reduce, batch, count, channels))
 
 
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_counted(device: torch.device, dtype: torch.dtype) -> None:
+    cuda = device.type == "cuda"
+    for batch, count, channels in (*SHAPES, (1, 90_000, 5)):
+        points, features = cloud(device, batch, count, channels, dtype)
+        means, counts = OPERATORS.voxelize_counted(points, features, *GRID)
+        plan = OPERATORS._voxelize_workspace(batch, count, GRID[2], "mean", False, cuda)
+        found = allocated(lambda: OPERATORS.voxelize_counted(points, features, *GRID), device)  # noqa: B023
+        agree(found, [*size_of(means, counts), plan], device, (batch, count, channels))
+        item = features.element_size()
+        plan = OPERATORS._voxelize_counted_workspace(batch, count, channels, GRID[2], item, cuda)
+        assert (plan > 0) == (cuda and count == 90_000)
+
+        def backward(grad: Tensor = means, where: Tensor = points, known: Tensor = counts) -> Tensor:
+            return OPERATORS.voxelize_backward(grad, where, None, *GRID, reduce="mean", counts=known)
+
+        agree(allocated(backward, device), [*size_of(features), plan], device, (batch, count, channels))
+
+
 @pytest.mark.parametrize("capacity", [-1, 0, 50])
 @pytest.mark.parametrize("reduce", BLENDS)
 def test_sparse(device: torch.device, reduce: str, capacity: int) -> None:

@@ -92,6 +92,16 @@ def test_voxelize_backward(device: torch.device, types: tuple[torch.dtype, bool]
     reduce = turn(types, layout)
     own = features.detach() if reduce in ("max", "min") else None
     opcheck(OPERATORS.voxelize_backward.default, (grad, points, own, *CUBE), {"reduce": reduce})
+    counts = OPERATORS.voxelize(points, None, *CUBE, reduce="count")
+    opcheck(OPERATORS.voxelize_backward.default, (grad, points, None, *CUBE), {"reduce": "mean", "counts": counts})
+
+
+@pytest.mark.parametrize(("types", "layout"), CASES, ids=name)
+def test_voxelize_counted(device: torch.device, types: tuple[torch.dtype, bool], layout: str) -> None:
+    points, features, _ = inputs(device, types, layout)
+    opcheck(OPERATORS.voxelize_counted.default, (points, features, *CUBE))
+    lengths = torch.full(points.shape[:1], points.shape[1] // 2, device=device)
+    opcheck(OPERATORS.voxelize_counted.default, (points, features, *CUBE), {"lengths": lengths})
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,14 @@ use crate::threads::Threads;
 use half::{bf16, f16};
 use std::ops::Range;
 
-/// `voxelize_backward` of host memory.
+/// `voxelize_backward` of host memory; with `counts` of a mean nothing is borrowed.
 #[allow(clippy::too_many_arguments)]
 pub(super) fn backward(
     clouds: &Clouds,
     grad: View,
     features: Option<View>,
     reduce: Reduce,
+    counts: Option<View>,
     output: *mut u8,
     plan: &Workspace,
     workspace: *mut u8,
@@ -29,24 +30,26 @@ pub(super) fn backward(
 ) {
     with_floating!(grad.dtype(), F => match features.filter(|_| reduce.picks()) {
         Some(features) => send::<F>(clouds, &grad, &features, reduce, output.cast(), plan, workspace, threads),
-        None => spread::<F>(clouds, &grad, reduce, output.cast(), plan, workspace, threads),
+        None => spread::<F>(clouds, &grad, reduce, counts, output.cast(), plan, workspace, threads),
     });
 }
 
 /// The gradient of a sum or a mean: every point gets that of its voxel.
+#[allow(clippy::too_many_arguments)]
 fn spread<F: Feature>(
     clouds: &Clouds,
     grad: &View,
     reduce: Reduce,
+    counts: Option<View>,
     output: *mut F,
     plan: &Workspace,
     workspace: *mut u8,
     threads: &dyn Threads,
 ) {
     for cloud in 0..clouds.batch() {
-        let rows = Rows { grad, reduce, cloud, output: Shared(output), points: clouds.points() };
+        let rows = Rows { grad, reduce, counts, cloud, output: Shared(output), points: clouds.points() };
         with_key!(plan.cells as u64, K => {
-            if plan.groups {
+            if plan.groups && counts.is_none() {
                 // SAFETY: `voxelize_backward` checked the workspace.
                 let groups = unsafe { Groups::<K>::new(clouds, cloud, plan, workspace, threads) };
                 spread_cells(&rows, &groups, plan.cells, threads);
@@ -61,6 +64,8 @@ fn spread<F: Feature>(
 struct Rows<'g, F> {
     grad: &'g View<'g>,
     reduce: Reduce,
+    /// Of the points of each cell, where somebody has counted them.
+    counts: Option<View<'g>>,
     cloud: usize,
     output: Shared<F>,
     /// Of a cloud.
@@ -81,15 +86,27 @@ impl<F: Feature> Rows<'_, F> {
         self.output.0.wrapping_add((self.cloud * self.points + point as usize) * self.channels())
     }
 
-    /// Gives all points of a cell its gradient.
+    /// How many points a cell has that share its gradient, as was counted before.
+    ///
+    /// # Safety
+    /// Host memory; the cell is of the grid.
+    #[inline(always)]
+    unsafe fn counted(&self, cell: usize) -> usize {
+        let Some(counts) = self.counts else { return 1 };
+        let at = self.cloud as isize * counts.stride(0) + cell as isize;
+        // SAFETY: the caller's promise.
+        unsafe { (*counts.at::<i32>(at)).max(1) as usize }
+    }
+
+    /// Gives points of a cell its gradient, which so many share.
     ///
     /// # Safety
     /// Host memory of type `F`; the cell is of the grid, and no other thread writes these points' rows.
     #[inline(always)]
-    unsafe fn send(&self, cell: usize, points: &[i32]) {
+    unsafe fn send(&self, cell: usize, points: &[i32], count: usize) {
         let [cloud_stride, channel_stride, cell_stride] = [0, 1, 2].map(|axis| self.grad.stride(axis));
         let from = self.cloud as isize * cloud_stride + cell as isize * cell_stride;
-        let count = if self.reduce == Reduce::Mean { points.len() as f64 } else { 1.0 };
+        let count = if self.reduce == Reduce::Mean { count as f64 } else { 1.0 };
         let mut sent = [F::narrow_from(0.0); SENT];
         for first in (0..self.channels()).step_by(SENT) {
             let here = SENT.min(self.channels() - first);
@@ -138,7 +155,7 @@ impl<F: Feature, K: Key> Work for Spread<'_, F, K> {
                 prefetch(self.rows.row(point));
             }
             // SAFETY: host memory of type `F`; a point of the cloud is in one cell, and a cell in one piece.
-            unsafe { self.rows.send(cell, points) }
+            unsafe { self.rows.send(cell, points, points.len()) }
         }
     }
 }
@@ -157,13 +174,13 @@ fn spread_cells<F: Feature, K: Key>(rows: &Rows<F>, groups: &Groups<K>, cells: u
     });
 }
 
-/// Point by point, of a sum whose points have far more cells.
+/// Point by point, of a sum whose points have far more cells, or of a mean whose points were counted before.
 fn spread_points<F: Feature, K: Key>(rows: &Rows<F>, clouds: &Clouds, cells: usize, threads: &dyn Threads) {
     each_run::<K>(clouds, rows.cloud..rows.cloud + 1, threads, |_, first, found| {
         for (point, key) in (first as i32..).zip(found) {
             let cell = key.cell() as usize;
             // SAFETY: host memory of type `F`; each point comes once.
-            unsafe { if cell < cells { rows.send(cell, &[point]) } else { rows.drop(&[point]) } }
+            unsafe { if cell < cells { rows.send(cell, &[point], rows.counted(cell)) } else { rows.drop(&[point]) } }
         }
     });
 }

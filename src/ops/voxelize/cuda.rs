@@ -1,13 +1,14 @@
 //! `voxelize` on CUDA: the launches.
 
 use super::bins::Bins;
+use super::cells_of;
 use super::grid::Clouds;
-use super::launches::{self, Tiles};
+use super::launches::{self, SENT, Tiles};
 use super::params::{
     BinMarksParams, BinsParams, Chunks, Clear, OrderParams, Points, PointsParams, RowsParams, Small, SmallPointsParams,
     SmallRowsParams, SpreadParams, StartsParams, TileRowsParams, TilesParams, UnpackParams, strides,
 };
-use super::plan::{self, Workspace};
+use super::plan::{self, Workspace, elements_of_access};
 use super::reduce::Reduce;
 use super::tiling::{self, CELLS_OF_POINT, Tiling};
 use crate::cuda;
@@ -302,7 +303,7 @@ unsafe fn reduce_cells(
     }
 }
 
-/// `voxelize` of device memory.
+/// `voxelize` of device memory; `counted` is null or has an int32 for each cell, which becomes how many points it has.
 #[allow(clippy::too_many_arguments)]
 pub(super) fn forward(
     op: &'static str,
@@ -311,6 +312,7 @@ pub(super) fn forward(
     tangent: Option<View>,
     reduce: Reduce,
     output: *mut u8,
+    counted: *mut u8,
     plan: &Workspace,
     workspace: *mut u8,
     stream: Stream,
@@ -337,6 +339,7 @@ pub(super) fn forward(
         };
         let params = RowsParams {
             output,
+            counted,
             strides: [features.size(2) as i64 * plan.cells as i64, plan.cells as i64, 1],
             rows: plan.cells as i64,
             ..RowsParams::new(&features, tangent.as_ref(), reduce)
@@ -353,13 +356,13 @@ pub(super) fn backward(
     grad: View,
     features: Option<View>,
     reduce: Reduce,
+    counts: Option<View>,
     output: *mut u8,
     plan: &Workspace,
     workspace: *mut u8,
     stream: Stream,
 ) -> Result<()> {
     let (batch, points, channels) = (clouds.batch(), clouds.points(), grad.size(1));
-    let [cloud_stride, channel_stride, cell_stride] = strides(&grad);
     let row_bytes = channels * grad.dtype().size();
     // SAFETY: as in `forward`; the params mirror the kernels' structs.
     unsafe {
@@ -375,6 +378,16 @@ pub(super) fn backward(
             return reduce_cells(op, clouds, reduce, true, grad.dtype(), &params, plan, workspace, stream);
         }
         let mean = reduce == Reduce::Mean;
+        if let Some(counts) = counts.filter(|_| mean) {
+            let (from, counts) = (Source::new(&grad), counts.data());
+            return match plan::shares(batch, points, channels, plan.cells, grad.dtype().size()) {
+                None => send(op, clouds, &from, counts, false, output, stream),
+                Some(pitch) => send_shares(op, clouds, &from, counts, plan.cells, pitch, output, workspace, stream),
+            };
+        }
+        if !mean && plan::reads_alone(batch, points, channels, plan.cells, grad.dtype().size()) {
+            return send(op, clouds, &Source::new(&grad), null(), false, output, stream);
+        }
         // Of the points only their number matters.
         let rows = RowsParams {
             grad: grad.data(),
@@ -406,18 +419,99 @@ pub(super) fn backward(
             let count = launches::points(op, Reduce::Count, dtype, batch, points)?;
             by_point(op, clouds, count, workspace, null_mut(), stream)?;
         }
-        let Tiles { launch, tiles } =
-            launches::spread(op, clouds.points.dtype(), grad.dtype(), batch, points, channels)?;
-        let params = SpreadParams {
-            clouds: Points::new(clouds, tiles),
-            grad: grad.data(),
-            counts: if mean { workspace } else { null() },
+        send(op, clouds, &Source::new(&grad), if mean { workspace } else { null() }, mean, output, stream)
+    }
+}
+
+/// A gradient `[B, C, cells]` as it is read.
+#[derive(Clone, Copy)]
+struct Source {
+    data: *const u8,
+    strides: [i64; 3],
+    channels: usize,
+    dtype: DType,
+    /// Elements of a load.
+    loads: i32,
+}
+
+impl Source {
+    fn new(grad: &View) -> Self {
+        let (channels, item) = (grad.size(1), grad.dtype().size());
+        let each = channels | grad.stride(0).unsigned_abs() | grad.stride(2).unsigned_abs();
+        let loads = if grad.stride(1) == 1 { elements_of_access(item, each, grad.data().addr()) } else { 1 };
+        Source { data: grad.data(), strides: strides(grad), channels, dtype: grad.dtype(), loads }
+    }
+
+    /// What goes to rows `pitch` elements apart. Where each channel is a store it is a load too, so that neighbouring
+    /// threads take neighbours. The clouds, the counts and whether it follows are the caller's.
+    fn to(&self, clouds: Points, output: *mut u8, pitch: usize) -> SpreadParams {
+        let [cloud_stride, channel_stride, cell_stride] = self.strides;
+        let stores = elements_of_access(self.dtype.size(), pitch, output.addr());
+        SpreadParams {
+            clouds,
+            grad: self.data,
+            counts: null(),
             output,
             cloud_stride,
             channel_stride,
             cell_stride,
-            channels: channels as i64,
-        };
-        cuda::launch(op, stream.device, stream.handle, FILE, &launch, &params)
+            pitch: pitch as i64,
+            channels: self.channels as i64,
+            loads: if stores == 1 && self.channels > SENT { 1 } else { self.loads },
+            stores,
+            follows: 0,
+            each: 1,
+        }
+    }
+}
+
+/// Sends every point the gradient of its voxel, divided by how many points share it where there are `counts`; `follows`
+/// another launch of the call.
+///
+/// # Safety
+/// As for [`sparse_rows`]: there are counts of all cells or none, and the output has a row for each point.
+unsafe fn send(
+    op: &'static str,
+    clouds: &Clouds,
+    from: &Source,
+    counts: *const u8,
+    follows: bool,
+    output: *mut u8,
+    stream: Stream,
+) -> Result<()> {
+    let (batch, points, channels) = (clouds.batch(), clouds.points(), from.channels);
+    let each = launches::points_of_sender(batch, points, channels, cells_of(op, &clouds.grid)?);
+    let Tiles { launch, tiles } =
+        launches::spread(op, clouds.points.dtype(), from.dtype, batch, points, channels, each)?;
+    let params = from.to(Points::new(clouds, tiles), output, channels);
+    let params = SpreadParams { counts, follows: i32::from(follows), each: each as i32, ..params };
+    // SAFETY: the caller's promise; SpreadParams mirrors the kernel's struct.
+    unsafe { cuda::launch(op, stream.device, stream.handle, FILE, &launch, &params) }
+}
+
+/// The same by way of what each point of a voxel gets, rows of `pitch` elements in the workspace.
+///
+/// # Safety
+/// As for [`send`]; the workspace has such a row for each cell.
+#[allow(clippy::too_many_arguments)]
+unsafe fn send_shares(
+    op: &'static str,
+    clouds: &Clouds,
+    from: &Source,
+    counts: *const u8,
+    cells: usize,
+    pitch: usize,
+    output: *mut u8,
+    workspace: *mut u8,
+    stream: Stream,
+) -> Result<()> {
+    let Tiles { launch, tiles } = launches::share(op, from.dtype, clouds.batch(), cells, from.channels)?;
+    let params = SpreadParams { counts, ..from.to(Points::new(clouds, tiles), workspace, pitch) };
+    let (strides, loads) = ([(cells * pitch) as i64, 1, pitch as i64], params.stores);
+    let shares = Source { data: workspace, strides, loads, ..*from };
+    // SAFETY: the caller's promise; SpreadParams mirrors the kernel's struct.
+    unsafe {
+        cuda::launch(op, stream.device, stream.handle, FILE, &launch, &params)?;
+        send(op, clouds, &shares, null(), true, output, stream)
     }
 }

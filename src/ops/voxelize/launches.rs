@@ -20,6 +20,8 @@ const POINTS_OF_SINGLE: usize = 1 << 17;
 pub const SCANNED: u64 = 16;
 /// Rows that one thread of the reduction lists: one load of 16 bytes.
 pub const LISTED: u64 = 4;
+/// Channels of a point that a thread sends together: `MOST_SENT` in the kernel.
+pub(crate) const SENT: usize = 8;
 /// Bytes of a row's channels that go together: one access.
 pub const GROUP: usize = 16;
 /// Blocks that share out the channels of few tiles: as many fill an H200 (132 multiprocessors of 6 to 8 blocks).
@@ -60,7 +62,11 @@ pub(crate) fn shared_out(
 
 /// Blocks that share the channels of each of so many tiles: as many as fill the device, and at most one a part.
 fn parts(tiles: u64, dtype: DType, channels: usize, bits: u32) -> u32 {
-    let all = channels.div_ceil((GROUP / dtype.size()) << (TILE_BITS - bits));
+    most_of(tiles, channels.div_ceil((GROUP / dtype.size()) << (TILE_BITS - bits)))
+}
+
+/// The same of any number of parts.
+fn most_of(tiles: u64, all: usize) -> u32 {
     let wanted = ENOUGH_BLOCKS as u64 / tiles.max(1);
     wanted.clamp(1, all.max(1) as u64) as u32
 }
@@ -109,18 +115,36 @@ pub fn order(op: &str, dtype: DType, batch: usize, points: usize) -> Result<Tile
     tiles(op, kernel_name!(@floats "voxelize_order_", "", dtype), batch, points, 1)
 }
 
-/// Sends a gradient to every point: a thread a point, its warp their channels; where blocks are few, several share
-/// these, at least a sector of 32 bytes each.
-pub fn spread(op: &str, points: DType, grad: DType, batch: usize, count: usize, channels: usize) -> Result<Tiles> {
+/// Points that one thread sends a gradient to: four of many with one channel, where int32 counts their cells.
+pub fn points_of_sender(batch: usize, points: usize, channels: usize, cells: usize) -> u64 {
+    let narrow = channels == 1 && i32::try_from(cells).is_ok();
+    if narrow { points_of_thread(batch, points) } else { 1 }
+}
+
+/// Sends a gradient to every point: a thread eight channels of a point, or one of so many points.
+pub fn spread(
+    op: &str,
+    points: DType,
+    grad: DType,
+    batch: usize,
+    count: usize,
+    channels: usize,
+    each: u64,
+) -> Result<Tiles> {
     let kernel = match points {
         DType::F64 => kernel_name!(@floats "voxelize_spread_f64_", "", grad),
         DType::F32 => kernel_name!(@floats "voxelize_spread_f32_", "", grad),
         DType::F16 => kernel_name!(@floats "voxelize_spread_f16_", "", grad),
         _ => kernel_name!(@floats "voxelize_spread_bf16_", "", grad),
     };
-    let tiles = (count as u64).div_ceil(u64::from(BLOCK));
-    let parts = parts(tiles.saturating_mul(batch as u64), grad, channels.div_ceil(2), TILE_BITS);
-    shared_out(op, kernel, batch, tiles, parts, BLOCK)
+    tiles(op, kernel, batch, count.saturating_mul(channels.div_ceil(SENT)), each)
+}
+
+/// Works out what each point of a voxel gets: a thread a voxel.
+pub fn share(op: &str, dtype: DType, batch: usize, cells: usize, channels: usize) -> Result<Tiles> {
+    let tiles = (cells as u64).div_ceil(u64::from(BLOCK));
+    let parts = most_of(tiles.saturating_mul(batch as u64), channels.div_ceil(SENT));
+    shared_out(op, kernel_name!(@floats "voxelize_share_", "", dtype), batch, tiles, parts, BLOCK)
 }
 
 /// Reduces rows of points that are in order in memory: a block 1024 rows of one grid.
@@ -285,10 +309,17 @@ mod tests {
         assert_eq!(parts(32, 64), 4, "128 tiles of 256 cells and 16 channels");
         assert_eq!(parts(16, 64), 1, "128 tiles of 32 cells and 128 channels");
         assert_eq!(parts(16, 300), 3);
-        let spread =
-            |count, channels| spread("voxelize", DType::F64, DType::F32, 2, count, channels).unwrap().launch.grid;
-        assert_eq!((spread(300, 9), spread(300, 64)), ([4, 2, 1], [4, 8, 1]), "8 channels are a sector");
-        assert_eq!((spread(300_000, 64), spread(300, 0)), ([2344, 1, 1], [4, 1, 1]));
+        let spread = |count, channels| {
+            let each = points_of_sender(2, count, channels, 1000);
+            spread("voxelize", DType::F64, DType::F32, 2, count, channels, each).unwrap().launch.grid
+        };
+        assert_eq!((spread(300, 9), spread(300, 64)), ([6, 1, 1], [20, 1, 1]), "a thread eight channels");
+        assert_eq!((spread(300_000, 64)[0], spread(300, 0)[0]), (18_750, 0));
+        assert_eq!((spread(300_000, 1)[0], spread(60_000, 1)[0]), (586, 470), "of many four points");
+        assert_eq!(points_of_sender(1, 1 << 30, 1, 1 << 31), 1, "cells that int32 does not count");
+        let share = |cells, channels| share("voxelize", DType::F16, 2, cells, channels).unwrap().launch;
+        assert_eq!((share(5832, 12).kernel, share(5832, 12).grid), ("voxelize_share_f16", [46, 2, 1]));
+        assert_eq!((share(1 << 20, 12).grid, share(300, 0).grid), ([8192, 1, 1], [4, 1, 1]));
     }
 
     #[test]

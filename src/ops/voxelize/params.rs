@@ -143,10 +143,15 @@ pub(crate) struct SpreadParams {
     pub cloud_stride: i64,
     pub channel_stride: i64,
     pub cell_stride: i64,
+    pub pitch: i64,
     pub channels: i64,
+    pub loads: i32,
+    pub stores: i32,
+    pub follows: i32,
+    pub each: i32,
 }
 
-const _: () = assert!(size_of::<SpreadParams>() == 208);
+const _: () = assert!(size_of::<SpreadParams>() == 232);
 
 /// `VoxelizeRowsParams` in the kernel.
 #[repr(C)]
@@ -162,6 +167,7 @@ pub(crate) struct RowsParams {
     pub order: *const u8,
     pub grad: *const u8,
     pub output: *mut u8,
+    pub counted: *mut u8,
     /// Of the rows' side: cloud, channel, row.
     pub strides: [i64; 3],
     /// Of one grid, or all of a sparse one.
@@ -174,7 +180,7 @@ pub(crate) struct RowsParams {
     pub tiles: i32,
 }
 
-const _: () = assert!(size_of::<RowsParams>() == 184);
+const _: () = assert!(size_of::<RowsParams>() == 192);
 
 /// `Chunks` in the kernels.
 #[repr(C)]
@@ -216,7 +222,7 @@ pub(crate) struct TileRowsParams {
     pub cursor: *mut u8,
 }
 
-const _: () = assert!(size_of::<TileRowsParams>() == 248);
+const _: () = assert!(size_of::<TileRowsParams>() == 256);
 
 /// `Small` in the kernels.
 #[repr(C)]
@@ -261,7 +267,7 @@ pub(crate) struct SmallRowsParams {
     pub small: Small,
 }
 
-const _: () = assert!(size_of::<SmallRowsParams>() == 344);
+const _: () = assert!(size_of::<SmallRowsParams>() == 352);
 
 pub(crate) fn strides(view: &View) -> [i64; 3] {
     [0, 1, 2].map(|axis| view.stride(axis) as i64)
@@ -285,6 +291,7 @@ impl RowsParams {
             order: null(),
             grad: null(),
             output: null_mut(),
+            counted: null_mut(),
             strides: [0; 3],
             rows: 0,
             batch: features.size(0) as i64,
