@@ -265,6 +265,33 @@ fn means_of_few_points_in_large_grids_give_equal_bits() {
 }
 
 #[test]
+fn gradients_of_many_counted_elements_give_equal_bits() {
+    let Some(device) = begin("gradients_of_many_counted_elements_give_equal_bits") else { return };
+    // By way of what each point of a voxel gets: rows of whole accesses and of others, one of a channel.
+    for (seed, (dtype, batch, count, channels)) in [
+        (DType::F32, 1, 40_003, 7),
+        (DType::BF16, 1, 44_001, 6),
+        (DType::F64, 1, 90_001, 3),
+        (DType::F16, 2, 5003, 33),
+        (DType::F16, 3, 90_001, 1),
+        (DType::F32, 1, 9001, 32),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (r, sizes) = (&mut Random(60 + seed as u64), Sizes { batch, count, channels });
+        let types = [FLOATING[seed % 4], dtype];
+        let mut case = CloudCase::new(r, types, "mean", sizes, Spread::Even, Values::Small);
+        case.grid_size = vec![9, 8, 7];
+        let grad = [batch, channels, 9 * 8 * 7];
+        case.grad = Array::new(r, dtype, &grad, Layout::Dense, |_, at| encode(dtype, (at % 2039) as f64));
+        let wanted = run_dense(&case, &Host::new(&Serial), 0x3c).unwrap();
+        let found = run_dense(&case, &Gpu::new(device, seed as u64), fill_of(seed as u64)).unwrap();
+        assert_same(&found, &wanted, &(seed, dtype));
+    }
+}
+
+#[test]
 fn many_points_are_marked_by_bins_with_equal_results() {
     let Some(device) = begin("many_points_are_marked_by_bins_with_equal_results") else { return };
     // Crowded voxels, fewer than bins, or of a number that is no multiple of what a thread writes; then more chunks than

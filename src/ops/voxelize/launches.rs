@@ -115,10 +115,13 @@ pub fn order(op: &str, dtype: DType, batch: usize, points: usize) -> Result<Tile
     tiles(op, kernel_name!(@floats "voxelize_order_", "", dtype), batch, points, 1)
 }
 
+/// Points up to which a thread sends a gradient to one, and others wait less for it than for four.
+const POINTS_OF_SENDER: usize = 1 << 18;
+
 /// Points that one thread sends a gradient to: four of many with one channel, where int32 counts their cells.
 pub fn points_of_sender(batch: usize, points: usize, channels: usize, cells: usize) -> u64 {
-    let narrow = channels == 1 && i32::try_from(cells).is_ok();
-    if narrow { points_of_thread(batch, points) } else { 1 }
+    let many = batch.saturating_mul(points) > POINTS_OF_SENDER;
+    if many && channels == 1 && i32::try_from(cells).is_ok() { 4 } else { 1 }
 }
 
 /// Sends a gradient to every point: a thread eight channels of a point, or one of so many points.

@@ -141,7 +141,7 @@ pub(crate) fn shares(batch: usize, points: usize, channels: usize, cells: usize,
     let elements = batch.saturating_mul(points).saturating_mul(channels);
     let grids = batch.saturating_mul(cells).saturating_mul(channels.saturating_mul(item));
     let few = elements <= ELEMENTS_OF_SHARES.saturating_add(grids / BYTES_OF_ELEMENT);
-    let alone = channels <= 1 || few && all_near(batch, channels, cells, item);
+    let alone = few && all_near(batch, channels, cells, item);
     (!alone && keeps_counts(batch, points, channels, cells, item)).then(|| pitch(channels, item))
 }
 
@@ -349,7 +349,7 @@ mod tests {
         assert_eq!((shares(300_000, 3, 100, 4), shares(300_000, 3, 64, 4)), (None, Some(4)), "a large grid");
         assert_eq!((shares(704_331, 4, 89, 2), shares(704_331, 5, 89, 2)), (Some(4), Some(8)));
         assert_eq!((shares(1_000_000, 33, 20, 2), shares(1_000_000, 3, 20, 8)), (Some(40), Some(4)));
-        assert_eq!((shares(5_000_000, 1, 20, 4), shares(500_000, 8, 128, 4)), (None, None), "of one channel; far");
+        assert_eq!((shares(500_000, 1, 50, 2), shares(500_000, 8, 128, 4)), (Some(2), None), "of one channel; far");
         assert_eq!(
             (shares(15_383_746, 4, 417, 4), shares(6_430_757, 23, 273, 2)),
             (Some(4), Some(24)),
