@@ -51,6 +51,13 @@ void check_floating(const char* op, const char* argument, const Tensor& tensor);
 // ROBOCACHE_CHECK=1: reads the lengths of a CUDA call back to the host.
 void check_length_data(const char* op, const Tensor& points, const Optional& lengths);
 
+// [B, X, Y, Z], [B, C, X, Y, Z], or these without B.
+c10::SymDimVector result_size(const Space& space, at::IntArrayRef grid_size);
+
+// What a dense call borrows.
+Tensor workspace_of(
+    const Tensor& points, const Space& space, at::IntArrayRef grid_size, std::string_view reduce, bool backward);
+
 inline rust::Slice<const double> slice(Numbers numbers) {
   return {numbers.data(), numbers.size()};
 }

@@ -20,6 +20,9 @@ struct Clouds {
 };
 static_assert(sizeof(Clouds) == 152, "mirrors ops::voxelize::params::Points");
 
+// Cells of a grid that int32 counts are found in less time.
+__device__ inline bool is_narrow(const Clouds& clouds) { return clouds.cells <= 0x7fffffff; }
+
 // Which cloud a block works on, and on which of its tiles.
 struct Tile {
   i64 cloud, index;

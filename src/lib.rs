@@ -29,9 +29,10 @@ pub use ops::resample::derivatives::{
 };
 pub use ops::resample::resample;
 pub use ops::resample_mask::{MaxGap, resample_mask};
-pub use ops::voxelize::{
-    voxelize, voxelize_backward, voxelize_counted, voxelize_counted_workspace, voxelize_tangent, voxelize_workspace,
+pub use ops::voxelize::derivatives::{
+    voxelize_backward, voxelize_counted, voxelize_counted_workspace, voxelize_tangent,
 };
+pub use ops::voxelize::{voxelize, voxelize_workspace};
 pub use ops::voxelize_sparse::{
     voxelize_sparse_backward, voxelize_sparse_fill, voxelize_sparse_rows, voxelize_sparse_values,
     voxelize_sparse_workspace,

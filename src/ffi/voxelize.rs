@@ -5,7 +5,7 @@ use super::calls::{Told, told};
 use super::operand::dtype;
 use crate::error::Error;
 use crate::ops::voxelize::reduce::Reduce;
-use crate::ops::voxelize::{self as space, grid};
+use crate::ops::voxelize::{self as space, derivatives, grid};
 
 #[allow(clippy::too_many_arguments)]
 pub fn voxelize(
@@ -142,7 +142,7 @@ pub fn voxelize_counted_workspace(
 
 /// Whether a recorded mean keeps the counts of its voxels for its gradient; sizes that are not known yet are -1.
 pub fn keeps_counts(batch: i64, points: i64, channels: i64, grid_size: &[i64], item: usize, cuda: bool) -> Told<bool> {
-    told(|| space::keeps_counts(batch, points, channels, grid_size, item, cuda))
+    told(|| derivatives::keeps_counts(batch, points, channels, grid_size, item, cuda))
 }
 
 pub fn voxelize_workspace(

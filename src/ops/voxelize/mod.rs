@@ -12,7 +12,11 @@ pub(crate) mod cpu;
 mod cpu_backward;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
+#[cfg(feature = "cuda")]
+mod cuda_backward;
+pub(crate) mod derivatives;
 pub mod exact;
+pub(crate) mod gradient_plan;
 pub mod grid;
 pub(crate) mod groups_cpu;
 pub mod launches;
@@ -121,21 +125,6 @@ fn cells_of(op: &str, grid: &Grid) -> Result<usize> {
     })
 }
 
-/// Refuses counts that are not those of so many grids.
-fn check_counts(op: &str, counts: &View, reduce: Reduce, batch: usize, cells: usize) -> Result<()> {
-    if reduce != Reduce::Mean {
-        return Err(Error::Value(format!("{op}: counts must be none where reduce is not \"mean\", got some")));
-    }
-    let dense = counts.rank() == 2 && counts.stride(1) == 1 && (batch < 2 || counts.stride(0) == cells as isize);
-    if counts.dtype() == DType::I32 && dense && counts.shape().sizes() == [batch, cells] {
-        return Ok(());
-    }
-    let (dtype, found) = (counts.dtype().name(), counts.shape());
-    Err(Error::Value(format!(
-        "{op}: counts must be int32, dense and of shape [{batch}, {cells}], got {dtype} of shape {found}"
-    )))
-}
-
 /// Refuses a workspace that is smaller than planned.
 pub(crate) fn check_workspace(op: &str, workspace: &ViewMut, bytes: usize) -> Result<()> {
     let found = workspace.bytes();
@@ -206,76 +195,6 @@ pub fn voxelize(
     forward(OP, &call, None, output, null_mut(), workspace, place)
 }
 
-/// [`voxelize`] to `"mean"`, and how many points each voxel has, which [`voxelize_backward`] need not count again then.
-///
-/// * `counts`: dense int32 `[B, X * Y * Z]`.
-/// * `workspace`: as planned for `"mean"`.
-///
-/// # Errors
-/// As for [`voxelize`].
-#[allow(clippy::too_many_arguments)]
-pub fn voxelize_counted(
-    points: View,
-    features: View,
-    origin: &[f64],
-    voxel_size: &[f64],
-    grid_size: &[i64],
-    lengths: Option<View>,
-    output: &mut ViewMut,
-    counts: &mut ViewMut,
-    workspace: &mut ViewMut,
-    place: &Place,
-) -> Result<()> {
-    const OP: &str = "voxelize_counted";
-    let call = call_of(OP, points, Some(features), origin, voxel_size, grid_size, "mean", lengths, |_| true, place)?;
-    counts.check_as(OP, "counts", DType::I32, [call.clouds.batch(), cells_of(OP, &call.clouds.grid)?, 1])?;
-    // On CUDA the launches that find the means write the counts as well.
-    if place.0.is_cuda() && !output.is_empty() {
-        return forward(OP, &call, None, output, counts.data(), workspace, place);
-    }
-    forward(OP, &call, None, output, null_mut(), workspace, place)?;
-    let call = Call { features: None, reduce: Reduce::Count, ..call };
-    forward(OP, &call, None, counts, null_mut(), workspace, place)
-}
-
-/// The derivative of [`voxelize`] along a direction of the features: of `"max"` and `"min"` the tangent of the point
-/// that is the result; of `"sum"` and `"mean"` those of the tangent itself.
-///
-/// * `tangent`: `[B, N, C]` (`[N, C]`), as the features.
-///
-/// # Errors
-/// As for [`voxelize`].
-#[allow(clippy::too_many_arguments)]
-pub fn voxelize_tangent(
-    tangent: View,
-    points: View,
-    features: View,
-    origin: &[f64],
-    voxel_size: &[f64],
-    grid_size: &[i64],
-    reduce: &str,
-    lengths: Option<View>,
-    output: &mut ViewMut,
-    workspace: &mut ViewMut,
-    place: &Place,
-) -> Result<()> {
-    const OP: &str = "voxelize_tangent";
-    let call = call_of(OP, points, Some(features), origin, voxel_size, grid_size, reduce, lengths, |_| true, place)?;
-    let tangent = features_of(OP, tangent, &call.clouds.points, points.rank() == 2)?;
-    let Some(read) = call.features else {
-        return Err(Error::Value(format!("{OP}: reduce must read features, got \"{reduce}\"")));
-    };
-    if tangent.size(2) != read.size(2) || tangent.dtype() != read.dtype() {
-        let (wanted, found) = (read.shape(), tangent.shape());
-        return Err(Error::Value(format!(
-            "{OP}: tangent must be {} of shape {wanted}, got {} of shape {found}",
-            read.dtype().name(),
-            tangent.dtype().name()
-        )));
-    }
-    forward(OP, &call, Some(tangent), output, null_mut(), workspace, place)
-}
-
 fn forward(
     op: &'static str,
     call: &Call,
@@ -310,86 +229,8 @@ fn forward(
     }
 }
 
-/// The gradient of [`voxelize`] by the features.
-///
-/// * `grad`: `[B, C, X * Y * Z]`, any strides.
-/// * `features`: read for `"max"` and `"min"` only.
-/// * `counts`: for `"mean"` only, dense int32 `[B, X * Y * Z]`: what [`voxelize_counted`] found for these clouds. Without
-///   it points are counted again.
-/// * `output`: dense `[B, N, C]` of the gradient's type.
-/// * `workspace`: as planned with `backward`, or with `counts` by [`voxelize_counted_workspace`].
-///
-/// # Errors
-/// As for [`voxelize`].
-#[allow(clippy::too_many_arguments)]
-pub fn voxelize_backward(
-    grad: View,
-    points: View,
-    features: Option<View>,
-    origin: &[f64],
-    voxel_size: &[f64],
-    grid_size: &[i64],
-    reduce: &str,
-    lengths: Option<View>,
-    counts: Option<View>,
-    output: &mut ViewMut,
-    workspace: &mut ViewMut,
-    place: &Place,
-) -> Result<()> {
-    const OP: &str = "voxelize_backward";
-    let call = call_of(OP, points, features, origin, voxel_size, grid_size, reduce, lengths, Reduce::picks, place)?;
-    let Call { clouds, features, reduce: kind } = &call;
-    if !kind.reads_features() {
-        return Err(Error::Value(format!("{OP}: reduce must read features, got \"{reduce}\"")));
-    }
-    let cells = cells_of(OP, &clouds.grid)?;
-    if !grad.dtype().is_floating() {
-        let found = grad.dtype().name();
-        return Err(Error::Type(format!("{OP}: grad must be float64, float32, float16 or bfloat16, got {found}")));
-    }
-    let picked = kind.picks().then_some(*features).flatten();
-    let channels = picked.map_or(grad.size(1), |features| features.size(2));
-    if grad.rank() != 3 || grad.shape().sizes() != [clouds.batch(), channels, cells] {
-        let (batch, found) = (clouds.batch(), grad.shape());
-        return Err(Error::Value(format!("{OP}: grad must have shape [{batch}, {channels}, {cells}], got {found}")));
-    }
-    if let Some(features) = picked.filter(|features| features.dtype() != grad.dtype()) {
-        let (wanted, found) = (features.dtype().name(), grad.dtype().name());
-        return Err(Error::Type(format!("{OP}: grad must be {wanted} (as features), got {found}")));
-    }
-    if let Some(counts) = &counts {
-        check_counts(OP, counts, *kind, clouds.batch(), cells)?;
-    }
-    output.check(OP, grad.dtype(), [clouds.batch(), clouds.points(), grad.size(1)])?;
-    let plan = plan::Workspace::new(OP, clouds.batch(), clouds.points(), cells, *kind, true, place.0.is_cuda())?;
-    let borrowed = match counts {
-        Some(_) => {
-            plan::shares_bytes(clouds.batch(), clouds.points(), channels, cells, grad.dtype().size(), place.0.is_cuda())
-        }
-        None => plan.bytes,
-    };
-    check_workspace(OP, workspace, borrowed)?;
-    if output.is_empty() {
-        return Ok(());
-    }
-    match place.0 {
-        Where::Cpu(threads) => {
-            let (output, workspace) = (output.data(), workspace.data());
-            cpu_backward::backward(clouds, grad, *features, *kind, counts, output, &plan, workspace, threads);
-            Ok(())
-        }
-        #[cfg(feature = "cuda")]
-        Where::Cuda(stream) => {
-            let (output, workspace) = (output.data(), workspace.data());
-            cuda::backward(OP, clouds, grad, *features, *kind, counts, output, &plan, workspace, stream)
-        }
-        #[cfg(not(feature = "cuda"))]
-        Where::Cuda(_) => Err(crate::ops::resample::no_cuda(OP)),
-    }
-}
-
-/// Bytes that a call of that many clouds of that many points borrows: [`voxelize`] and [`voxelize_tangent`], or with
-/// `backward` [`voxelize_backward`].
+/// Bytes that a call of that many clouds of that many points borrows: [`voxelize`] and
+/// [`voxelize_tangent`](crate::voxelize_tangent), or with `backward` [`voxelize_backward`](crate::voxelize_backward).
 ///
 /// # Errors
 /// [`Error::Value`] where no memory could hold it.
@@ -405,39 +246,6 @@ pub fn voxelize_workspace(
     let grid = Grid::new(OP, DType::F64, &[0.0; 3], &[1.0], grid_size, None)?;
     let plan = plan::Workspace::new(OP, batch, points, cells_of(OP, &grid)?, reduce, backward, place.0.is_cuda())?;
     Ok(plan.bytes)
-}
-
-/// Bytes that [`voxelize_backward`] borrows where counts are given, for a gradient of so many channels of `item` bytes.
-///
-/// # Errors
-/// As for [`voxelize_workspace`].
-pub fn voxelize_counted_workspace(
-    batch: usize,
-    points: usize,
-    channels: usize,
-    grid_size: &[i64],
-    item: usize,
-    place: &Place,
-) -> Result<usize> {
-    let grid = Grid::new(OP, DType::F64, &[0.0; 3], &[1.0], grid_size, None)?;
-    Ok(plan::shares_bytes(batch, points, channels, cells_of(OP, &grid)?, item, place.0.is_cuda()))
-}
-
-/// Whether the mean that a derivative will be asked of is worth keeping its counts for it; -1 stands for a number that is
-/// not known yet, which is never worth it.
-#[cfg_attr(not(feature = "torch"), allow(dead_code))]
-pub(crate) fn keeps_counts(
-    batch: i64,
-    points: i64,
-    channels: i64,
-    grid_size: &[i64],
-    item: usize,
-    cuda: bool,
-) -> Result<bool> {
-    let known = [batch, points, channels].map(usize::try_from);
-    let [Ok(batch), Ok(points), Ok(channels)] = known else { return Ok(false) };
-    let grid = Grid::new(OP, DType::F64, &[0.0; 3], &[1.0], grid_size, None)?;
-    Ok(cuda && plan::keeps_counts(batch, points, channels, cells_of(OP, &grid)?, item))
 }
 
 /// Refuses a grid that points of that type cannot have.
