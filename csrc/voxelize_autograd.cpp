@@ -277,13 +277,11 @@ bool records(const Tensor& tensor) {
 
 // Whether the plan wants a recorded mean to keep its counts; where sizes are not known yet it does not.
 bool keeps_counts(const Tensor& features, const Tensor& points, at::IntArrayRef grid_size) {
-  if (points.dim() != 3 || features.dim() != 3) return false; // the operator says what is wrong
+  if (points.dim() != 3 || features.dim() != 3 || grid_size.size() != 3) return false; // the operator says what is wrong
   const auto known = [](const c10::SymInt& size) { return size.maybe_as_int().value_or(-1); };
-  return rust_call([&] {
-    return core::keeps_counts(
-        known(points.sym_size(0)), known(points.sym_size(1)), known(features.sym_size(2)), slice(grid_size),
-        features.element_size(), points.is_cuda());
-  });
+  return core::keeps_counts(
+      known(points.sym_size(0)), known(points.sym_size(1)), known(features.sym_size(2)), slice(grid_size),
+      features.element_size(), points.is_cuda());
 }
 
 } // namespace

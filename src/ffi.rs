@@ -222,14 +222,7 @@ pub(crate) mod bridge {
             place: &Place,
         ) -> Result<usize>;
         /// Whether a recorded mean keeps the counts of its voxels for its gradient; -1 for sizes that are not known yet.
-        fn keeps_counts(
-            batch: i64,
-            points: i64,
-            channels: i64,
-            grid_size: &[i64],
-            item: usize,
-            cuda: bool,
-        ) -> Result<bool>;
+        fn keeps_counts(batch: i64, points: i64, channels: i64, grid_size: &[i64], item: usize, cuda: bool) -> bool;
         fn voxelize_workspace(
             batch: usize,
             points: usize,

@@ -141,8 +141,8 @@ pub fn voxelize_counted_workspace(
 }
 
 /// Whether a recorded mean keeps the counts of its voxels for its gradient; sizes that are not known yet are -1.
-pub fn keeps_counts(batch: i64, points: i64, channels: i64, grid_size: &[i64], item: usize, cuda: bool) -> Told<bool> {
-    told(|| derivatives::keeps_counts(batch, points, channels, grid_size, item, cuda))
+pub fn keeps_counts(batch: i64, points: i64, channels: i64, grid_size: &[i64], item: usize, cuda: bool) -> bool {
+    derivatives::keeps_counts(batch, points, channels, grid_size, item, cuda)
 }
 
 pub fn voxelize_workspace(

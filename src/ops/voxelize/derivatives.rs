@@ -199,18 +199,12 @@ pub fn voxelize_counted_workspace(
 }
 
 /// Whether the mean that a derivative will be asked of is worth keeping its counts for it; -1 stands for a number that is
-/// not known yet, which is never worth it.
+/// not known yet, which is never worth it. Nor is a grid that there cannot be: the operator says what is wrong with it.
 #[cfg_attr(not(feature = "torch"), allow(dead_code))]
-pub(crate) fn keeps_counts(
-    batch: i64,
-    points: i64,
-    channels: i64,
-    grid_size: &[i64],
-    item: usize,
-    cuda: bool,
-) -> Result<bool> {
+pub(crate) fn keeps_counts(batch: i64, points: i64, channels: i64, grid_size: &[i64], item: usize, cuda: bool) -> bool {
     let known = [batch, points, channels].map(usize::try_from);
-    let [Ok(batch), Ok(points), Ok(channels)] = known else { return Ok(false) };
-    let grid = Grid::new(VOXELIZE, DType::F64, &[0.0; 3], &[1.0], grid_size, None)?;
-    Ok(cuda && gradient_plan::keeps_counts(batch, points, channels, cells_of(VOXELIZE, &grid)?, item))
+    let [Ok(batch), Ok(points), Ok(channels)] = known else { return false };
+    let grid = Grid::new(VOXELIZE, DType::F64, &[0.0; 3], &[1.0], grid_size, None);
+    let Ok(cells) = grid.and_then(|grid| cells_of(VOXELIZE, &grid)) else { return false };
+    cuda && gradient_plan::keeps_counts(batch, points, channels, cells, item)
 }
