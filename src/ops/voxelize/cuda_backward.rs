@@ -138,7 +138,7 @@ impl Source {
 /// another launch of the call.
 ///
 /// # Safety
-/// As for [`sparse_rows`]: there are counts of all cells or none, and the output has a row for each point.
+/// As for [`clear`]: there are counts of all cells or none, and the output has a row for each point.
 unsafe fn send(
     op: &'static str,
     clouds: &Clouds,

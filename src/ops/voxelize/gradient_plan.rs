@@ -1,4 +1,5 @@
-//! Which way the gradient of a sum or a mean takes to the points on CUDA, from plain numbers and testable without a GPU.
+//! Which way the gradient of a sum or a mean takes to the points on CUDA, from plain numbers and testable without a
+//! GPU.
 
 use super::tiling::{MOST_LISTS, TILE_BITS};
 
