@@ -2,6 +2,7 @@
 //! GPU.
 
 use super::tiling::{MOST_LISTS, TILE_BITS};
+use crate::ops::rows_plan::Access;
 
 /// What counting the points of a voxel costs, in channels of its gradient: two scattered writes and two reads.
 const CHANNELS_OF_COUNT: usize = 4;
@@ -106,15 +107,11 @@ pub(crate) fn shares_bytes(
     shares(batch, points, channels, cells, item).filter(|_| cuda).map_or(0, bytes)
 }
 
-/// Elements of the widest access, at most 16 bytes and 8 elements, that all rows allow: each of `each` elements, from the
-/// address on.
+/// Elements of the widest access that all rows allow: each of `each` elements, from the address on.
 #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
 pub(crate) fn elements_of_access(item: usize, each: usize, address: usize) -> i32 {
-    let fits = |&elements: &usize| {
-        let bytes = elements * item;
-        bytes <= 16 && each.is_multiple_of(elements) && address.is_multiple_of(bytes)
-    };
-    [8, 4, 2].into_iter().find(fits).unwrap_or(1) as i32
+    let fits = |bytes: usize| bytes > item && each.is_multiple_of(bytes / item) && address.is_multiple_of(bytes);
+    (Access::widest(fits).bytes() as usize / item).max(1) as i32
 }
 
 #[cfg(test)]
