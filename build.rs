@@ -2,12 +2,16 @@
 //!
 //! Each step is a module in `build-script/`; this file decides which of them run and tells cargo what they found.
 
+#[path = "build-script/archs.rs"]
+mod archs;
 #[path = "build-script/images.rs"]
 mod images;
 #[path = "build-script/kept.rs"]
 mod kept;
 #[path = "build-script/nvrtc.rs"]
 mod nvrtc;
+#[path = "build-script/ptxas.rs"]
+mod ptxas;
 #[path = "build-script/torch.rs"]
 mod torch;
 
@@ -73,10 +77,11 @@ fn embed_kernels(torch: Option<&Torch>) -> Result<(), String> {
     }
     let nvrtc = nvrtc::find(torch.map(|torch| torch.root.as_path()), &variable)?;
     let only: Vec<u32> = wanted.split(',').filter_map(|number| number.trim().parse().ok()).collect();
-    let lines = variable("ROBOCACHE_LINE_INFO").is_some();
-    let images = images::compile(&nvrtc, "kernels".as_ref(), &out, &only, lines)?;
-    images::write_index(&out, &images)?;
     println!("cargo::rustc-env=ROBOCACHE_NVRTC_VERSION={}", nvrtc.version());
+    let ptxas = ptxas::find(&nvrtc.lib, &nvrtc.version(), &variable);
+    let compilers = images::Compilers { nvrtc, ptxas, lines: variable("ROBOCACHE_LINE_INFO").is_some() };
+    let images = images::compile(&compilers, "kernels".as_ref(), &out, &only)?;
+    images::write_index(&out, &images)?;
     println!("cargo::rustc-cfg=robocache_cuda");
     Ok(())
 }

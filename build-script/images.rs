@@ -1,43 +1,133 @@
 //! Compiles every kernel file for every architecture, in parallel, and writes the index that `src/cuda/images.rs`
 //! includes.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{env, fs, thread};
 
+use crate::archs::{self, CUBINS, PTX};
 use crate::kept;
 use crate::nvrtc::Nvrtc;
+use crate::ptxas::Ptxas;
 
-/// Machine code: A100, RTX 30, RTX 40, H100 and H200, B200, RTX 50 and RTX PRO.
-const CUBINS: [u32; 6] = [80, 86, 89, 90, 100, 120];
+/// What an image is for: machine code for a compute capability, or PTX from one on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arch {
+    Sm(u32),
+    Compute(u32),
+}
 
-/// The floor as PTX, which the driver compiles for any other device.
-const PTX: u32 = 80;
+impl fmt::Display for Arch {
+    /// As the compilers spell it.
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Arch::Sm(number) => write!(to, "sm_{number}"),
+            Arch::Compute(number) => write!(to, "compute_{number}"),
+        }
+    }
+}
 
 /// One kernel file, compiled for one architecture.
-#[derive(Debug, PartialEq, Eq)]
 pub struct Image {
     /// The file's name without `.cu`.
-    pub kernel: String,
-    /// `Arch::Sm(90)` or `Arch::Compute(80)`, as `src/cuda/images.rs` spells it.
-    pub arch: String,
+    kernel: String,
+    arch: Arch,
     /// Where the image was written: its size, then the image compressed.
-    pub path: PathBuf,
+    path: PathBuf,
+}
+
+/// The compilers, and how they are called.
+pub struct Compilers {
+    pub nvrtc: Nvrtc,
+    /// With it PTX is compiled once for the devices that can share it.
+    pub ptxas: Option<Ptxas>,
+    /// For tools that show the source.
+    pub lines: bool,
+}
+
+/// One kernel file.
+struct Source {
+    path: PathBuf,
+    name: String,
+    text: String,
+    /// A number that changes with the file, with any header of the folder that it reaches, and with the compilers, so
+    /// that an edit of C++ or of another kernel leaves its images be.
+    inputs: u64,
+    /// The compute capabilities from which on these are another text.
+    steps: BTreeSet<u32>,
 }
 
 /// zlib's best: images are packed once and shipped many times.
 const LEVEL: u8 = 9;
 
 /// Compiles `folder/*.cu`, unless an earlier build has done so already; with `only`, for these compute capabilities and no
-/// others; with `lines`, for tools that show the source.
-pub fn compile(nvrtc: &Nvrtc, folder: &Path, out: &Path, only: &[u32], lines: bool) -> Result<Vec<Image>, String> {
-    let mut sources = files(folder)?;
-    sources.retain(|path| path.extension().is_some_and(|extension| extension == "cu"));
-    let (cubins, missing) = cubins(&nvrtc.supported()?);
+/// others.
+pub fn compile(compilers: &Compilers, folder: &Path, out: &Path, only: &[u32]) -> Result<Vec<Image>, String> {
+    let Compilers { nvrtc, ptxas, lines } = compilers;
+    let (cubins, archs) = wanted(nvrtc, only)?;
+    let options = options(folder, &nvrtc.includes, *lines);
+    let versions = (nvrtc.version(), ptxas.as_ref().map(|ptxas| &ptxas.version), &options);
+    let mut paths = files(folder)?;
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "cu"));
+    let sources: Vec<_> = paths.iter().map(|path| source(folder, path, &versions)).collect::<Result<_, _>>()?;
+
+    let kept = kept::folder(out, "robocache-images")?;
+    let place = |source: &Source, arch: Arch| kept.join(format!("{}.{arch}.{:016x}", source.name, source.inputs));
+    let ptx_place = |source: &Source, family: u32| {
+        kept.join(format!("{}.compute_{family}.{:016x}.ptx", source.name, source.inputs))
+    };
+    let family = |source: &Source, arch: Arch| match arch {
+        Arch::Sm(number) => archs::family(number, &cubins, &source.steps),
+        Arch::Compute(number) => number,
+    };
+    let every: Vec<_> = sources.iter().flat_map(|source| archs.iter().map(move |arch| (source, *arch))).collect();
+    let mut missing: Vec<_> = every.iter().copied().filter(|(source, arch)| !place(source, *arch).exists()).collect();
+
+    let mut texts: Vec<_> = missing.iter().map(|(source, arch)| (*source, family(source, *arch))).collect();
+    texts.sort_by_key(|(source, family)| ptx_place(source, *family));
+    texts.dedup_by_key(|(source, family)| ptx_place(source, *family));
+    texts.retain(|(source, family)| ptxas.is_some() && !ptx_place(source, *family).exists());
+    let mut logs = in_parallel(&texts, |(source, family)| {
+        let (ptx, log) = nvrtc.compile(&source.path, &source.text, &Arch::Compute(family).to_string(), &options)?;
+        kept::make(&ptx_place(source, family), |part| write(part, &ptx))?;
+        Ok(log)
+    })?;
+    // The longest first, so that no thread ends long after the others.
+    missing.sort_by_key(|(source, arch)| Reverse(size(&ptx_place(source, family(source, *arch)))));
+    logs.extend(in_parallel(&missing, |(source, arch)| {
+        let ptx = ptx_place(source, family(source, arch));
+        let (mut bytes, log) = match (arch, ptxas) {
+            (Arch::Sm(_), Some(ptxas)) => ptxas.assemble(&ptx, &arch.to_string(), *lines)?,
+            (Arch::Compute(_), Some(_)) => (read(&ptx)?.into_bytes(), String::new()),
+            (_, None) => nvrtc.compile(&source.path, &source.text, &arch.to_string(), &options)?,
+        };
+        if matches!(arch, Arch::Compute(_)) {
+            // The driver finds the end of a text by it.
+            bytes.push(0);
+        }
+        let mut packed = (bytes.len() as u64).to_le_bytes().to_vec();
+        packed.append(&mut miniz_oxide::deflate::compress_to_vec_zlib(&bytes, LEVEL));
+        kept::make(&place(source, arch), |part| write(part, &packed))?;
+        Ok(log)
+    })?);
+
+    // The same warnings come once for each architecture.
+    let lines: BTreeSet<_> = logs.iter().flat_map(|log| log.lines()).filter(|line| !line.trim().is_empty()).collect();
+    lines.into_iter().for_each(|line| println!("cargo::warning={line}"));
+    let image =
+        |(source, arch): (&Source, Arch)| Image { kernel: source.name.clone(), arch, path: place(source, arch) };
+    Ok(every.into_iter().map(image).collect())
+}
+
+/// The compute capabilities that this NVRTC knows of ours, and what is to be made.
+fn wanted(nvrtc: &Nvrtc, only: &[u32]) -> Result<(Vec<u32>, Vec<Arch>), String> {
+    let supported = nvrtc.supported()?;
+    let (cubins, missing): (Vec<_>, Vec<_>) = CUBINS.into_iter().partition(|number| supported.contains(number));
     if !missing.is_empty() {
         println!(
             "cargo::warning=NVRTC {} does not know the compute capabilities {missing:?}: such devices run the PTX, \
@@ -45,51 +135,21 @@ pub fn compile(nvrtc: &Nvrtc, folder: &Path, out: &Path, only: &[u32], lines: bo
             nvrtc.version(),
         );
     }
-    let kept = kept::folder(out, "robocache-images")?;
-    let options = options(folder, &nvrtc.includes, lines);
-    let mut targets: Vec<_> =
-        cubins.into_iter().map(|number| ("Sm", "sm", number)).chain([("Compute", "compute", PTX)]).collect();
+    let mut archs: Vec<_> = cubins.iter().map(|number| Arch::Sm(*number)).chain([Arch::Compute(PTX)]).collect();
     if !only.is_empty() {
-        targets.retain(|(variant, _, number)| *variant == "Sm" && only.contains(number));
-        if targets.len() != only.len() {
+        archs.retain(|arch| only.iter().any(|number| *arch == Arch::Sm(*number)));
+        if archs.len() != only.len() {
             return Err(format!("ROBOCACHE_CUDA must be 0 or some of {CUBINS:?} that this NVRTC knows, got {only:?}"));
         }
     }
-    let jobs: Vec<_> = sources.iter().flat_map(|source| targets.iter().map(move |target| (source, *target))).collect();
-
-    let run = |(source, (variant, prefix, number)): (&PathBuf, (&str, &str, u32))| -> Result<(Image, String), String> {
-        let kernel = source.file_stem().and_then(|stem| stem.to_str()).ok_or("a kernel's name must be text")?;
-        let text = read(source)?;
-        let inputs = fingerprint(folder, source, &(nvrtc.version(), &options))?;
-        let arch = format!("{prefix}_{number}");
-        let image = Image {
-            kernel: kernel.to_owned(),
-            arch: format!("Arch::{variant}({number})"),
-            path: kept.join(format!("{kernel}.{arch}.{inputs:016x}")),
-        };
-        if image.path.exists() {
-            return Ok((image, String::new()));
-        }
-        let (bytes, log) = nvrtc.compile(&source.display().to_string(), &text, &arch, &options)?;
-        let mut packed = (bytes.len() as u64).to_le_bytes().to_vec();
-        packed.append(&mut miniz_oxide::deflate::compress_to_vec_zlib(&bytes, LEVEL));
-        kept::make(&image.path, |part| write(part, &packed))?;
-        Ok((image, log))
-    };
-    let results: Vec<_> = in_parallel(&jobs, run).into_iter().collect::<Result<_, _>>()?;
-
-    // The same warnings come once for each architecture.
-    let (images, logs): (Vec<_>, BTreeSet<_>) = results.into_iter().unzip();
-    let lines = logs.iter().flat_map(|log| log.lines()).filter(|line| !line.trim().is_empty());
-    lines.for_each(|line| println!("cargo::warning={line}"));
-    Ok(images)
+    Ok((cubins, archs))
 }
 
 /// Writes `images.rs`: the table of the images' bytes, empty in a CPU-only build.
 pub fn write_index(out: &Path, images: &[Image]) -> Result<(), String> {
     let mut text = String::from("static IMAGES: &[Image] = &[\n");
     for Image { kernel, arch, path } in images {
-        writeln!(text, "    Image {{ file: {kernel:?}, arch: {arch}, packed: include_bytes!({path:?}) }},")
+        writeln!(text, "    Image {{ file: {kernel:?}, arch: Arch::{arch:?}, packed: include_bytes!({path:?}) }},")
             .map_err(|error| error.to_string())?;
     }
     text.push_str("];\n");
@@ -104,11 +164,6 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(files)
 }
 
-/// The compute capabilities to compile for, and those that this NVRTC does not know.
-fn cubins(supported: &[u32]) -> (Vec<u32>, Vec<u32>) {
-    CUBINS.into_iter().partition(|number| supported.contains(number))
-}
-
 fn options(folder: &Path, includes: &[PathBuf], lines: bool) -> Vec<String> {
     // No contraction: the CPU rounds after each operation, and both must give the same bits.
     let fixed = ["--fmad=false", "--std=c++17", "--device-as-default-execution-space"];
@@ -119,22 +174,27 @@ fn options(folder: &Path, includes: &[PathBuf], lines: bool) -> Vec<String> {
     fixed.into_iter().chain(lines).map(str::to_owned).chain(includes).collect()
 }
 
-/// A number that changes with the file, with any header of the folder that it reaches, and with the compiler, so that an
-/// edit of C++ or of another kernel leaves the image be.
-fn fingerprint(folder: &Path, source: &Path, compiler: &impl Hash) -> Result<u64, String> {
+fn source(folder: &Path, path: &Path, versions: &impl Hash) -> Result<Source, String> {
+    let name = path.file_stem().and_then(|stem| stem.to_str()).ok_or("a kernel's name must be text")?.to_owned();
     let mut hasher = DefaultHasher::new();
-    compiler.hash(&mut hasher);
-    let (mut seen, mut ahead) = (BTreeSet::new(), vec![source.to_owned()]);
+    versions.hash(&mut hasher);
+    let (mut steps, mut seen, mut ahead) = (BTreeSet::new(), BTreeSet::new(), vec![path.to_owned()]);
     while let Some(path) = ahead.pop() {
         if !seen.insert(path.clone()) {
             continue;
         }
         let text = read(&path)?;
         (&path, &text).hash(&mut hasher);
+        steps.append(&mut archs::steps(&text).map_err(|error| format!("{}: {error}", path.display()))?);
         let names = text.lines().filter_map(|line| line.trim().strip_prefix("#include \"")?.strip_suffix('"'));
         ahead.extend(names.map(|name| folder.join(name)));
     }
-    Ok(hasher.finish())
+    Ok(Source { path: path.to_owned(), name, text: read(path)?, inputs: hasher.finish(), steps })
+}
+
+/// How long a file is, zero of none.
+fn size(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |metadata| metadata.len())
 }
 
 fn read(path: &Path) -> Result<String, String> {
@@ -142,7 +202,10 @@ fn read(path: &Path) -> Result<String, String> {
 }
 
 /// Runs every job on as many threads as cargo grants, and returns the results in the jobs' order.
-fn in_parallel<J: Copy + Sync, R: Send>(jobs: &[J], run: impl Fn(J) -> R + Sync) -> Vec<R> {
+fn in_parallel<J: Copy + Sync, R: Send>(
+    jobs: &[J],
+    run: impl Fn(J) -> Result<R, String> + Sync,
+) -> Result<Vec<R>, String> {
     let granted = env::var("NUM_JOBS").ok().and_then(|number| number.parse().ok()).unwrap_or(1);
     let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     thread::scope(|scope| {

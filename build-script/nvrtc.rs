@@ -42,6 +42,8 @@ pub struct Nvrtc {
     log: Getter,
     cubin: Getter,
     ptx: Getter,
+    /// The folder that it was found in.
+    pub lib: PathBuf,
     /// Folders of `cuda_fp16.h` and its like.
     pub includes: Vec<PathBuf>,
 }
@@ -77,7 +79,7 @@ pub fn find(torch: Option<&Path>, variable: &dyn Fn(&str) -> Option<String>) -> 
             ));
             continue;
         }
-        return load(&library, newest(&place.lib, "libnvrtc-builtins").as_deref(), includes);
+        return load(&library, newest(&place.lib, "libnvrtc-builtins").as_deref(), place.lib, includes);
     }
     Err(headers_only.unwrap_or_else(|| NOT_FOUND.to_owned()))
 }
@@ -133,7 +135,7 @@ fn newest(folder: &Path, stem: &str) -> Option<PathBuf> {
     names.pop().map(|name| folder.join(name))
 }
 
-fn load(library: &Path, builtins: Option<&Path>, includes: Vec<PathBuf>) -> Result<Nvrtc, String> {
+fn load(library: &Path, builtins: Option<&Path>, lib: PathBuf, includes: Vec<PathBuf>) -> Result<Nvrtc, String> {
     // NVRTC asks for its builtins by bare name, which the linker answers with a library that is loaded already.
     if let Some(builtins) = builtins {
         open(builtins, libc::RTLD_NOW | libc::RTLD_GLOBAL)?;
@@ -155,6 +157,7 @@ fn load(library: &Path, builtins: Option<&Path>, includes: Vec<PathBuf>) -> Resu
             log: pair(c"nvrtcGetProgramLogSize", c"nvrtcGetProgramLog")?,
             cubin: pair(c"nvrtcGetCUBINSize", c"nvrtcGetCUBIN")?,
             ptx: pair(c"nvrtcGetPTXSize", c"nvrtcGetPTX")?,
+            lib,
             includes,
         })
     }
@@ -206,22 +209,23 @@ impl Nvrtc {
         Ok(archs.into_iter().filter_map(|arch| u32::try_from(arch).ok()).collect())
     }
 
-    /// Compiles one source: machine code for `sm_*`, PTX (ended by NUL, as the driver wants it) for `compute_*`.
+    /// Compiles one source: machine code for `sm_*`, PTX for `compute_*`.
     /// Returns the image and what the compiler had to say.
     pub fn compile(
         &self,
-        name: &str,
+        path: &Path,
         source: &str,
         arch: &str,
         options: &[String],
     ) -> Result<(Vec<u8>, String), String> {
+        let name = path.display().to_string();
         let text = |text: &str| CString::new(text).map_err(|error| format!("{name}: {error}"));
         let options = options.iter().map(|option| text(option)).collect::<Result<Vec<_>, _>>()?;
         let arch_option = text(&format!("--gpu-architecture={arch}"))?;
         let mut pointers: Vec<_> = options.iter().map(|option| option.as_ptr()).collect();
         pointers.push(arch_option.as_ptr());
         let count = c_int::try_from(pointers.len()).map_err(|error| error.to_string())?;
-        let (name, source) = (text(name)?, text(source)?);
+        let (name, source) = (text(&name)?, text(source)?);
         let mut program = ptr::null_mut();
         // SAFETY: both texts end in NUL and outlive the program, and no headers are passed.
         self.check(unsafe {
@@ -232,7 +236,12 @@ impl Nvrtc {
         let log =
             self.get(self.log, program).map(|log| String::from_utf8_lossy(&log).trim_matches(['\0', '\n']).to_owned());
         let image = match self.check(code) {
-            Ok(()) => self.get(if arch.starts_with("sm_") { self.cubin } else { self.ptx }, program),
+            Ok(()) if arch.starts_with("sm_") => self.get(self.cubin, program),
+            // It ends with NUL, which an assembler does not know.
+            Ok(()) => self.get(self.ptx, program).map(|mut text| {
+                text.pop();
+                text
+            }),
             Err(error) => {
                 Err(format!("{} for {arch}: {error}\n{}", name.to_string_lossy(), log.clone().unwrap_or_default()))
             }

@@ -13,13 +13,17 @@ constexpr int TILE_BITS = 10;
 constexpr int TILE = 1 << TILE_BITS;
 static_assert(TILE == BLOCK * EACH, "a thread lists four rows of the largest tile");
 
-// 16 bytes of each row of a tile that are put together at a time: 32 KB where a multiprocessor still holds four blocks,
-// half of it where it has 100 KB in all.
-#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ == 1200)
-constexpr int STAGED = 1;
+// A multiprocessor that has 100 KB of shared memory and room for 1536 threads, not more and 2048. Compared in steps: the
+// build compiles once for all devices that no step lies between.
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ >= 860 && __CUDA_ARCH__ < 900 || __CUDA_ARCH__ >= 1200)
+constexpr bool SMALL_MULTIPROCESSOR = true;
 #else
-constexpr int STAGED = 2;
+constexpr bool SMALL_MULTIPROCESSOR = false;
 #endif
+
+// 16 bytes of each row of a tile that are put together at a time: 32 KB where a multiprocessor still holds four blocks,
+// half of it where it is small.
+constexpr int STAGED = SMALL_MULTIPROCESSOR ? 1 : 2;
 
 // The rows of a tile that have points: those that a thread or a warp takes from the front of `places` on, the long ones
 // that take all of the block from its back.

@@ -30,12 +30,8 @@ namespace {
 
 // Threads of a block that writes a chunk; small chunks have fewer.
 constexpr int WIDE_BLOCK = 1024;
-// Of these a multiprocessor holds two where it has room for 2048 threads, else one.
-#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 900 || __CUDA_ARCH__ == 1000)
-constexpr int WIDE_BLOCKS = 2;
-#else
-constexpr int WIDE_BLOCKS = 1;
-#endif
+// Of these a multiprocessor holds two where it has room for them, else one.
+constexpr int WIDE_BLOCKS = SMALL_MULTIPROCESSOR ? 1 : 2;
 // Rounds of a block that takes the largest chunk, of which a multiprocessor holds one: it keeps them in registers.
 constexpr int MOST_ROUNDS = 4;
 // Counters of 16 bits, eight together, and behind them room for entries; with of_warp 48 KB.

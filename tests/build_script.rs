@@ -1,9 +1,13 @@
-//! How the build finds torch, and what it says where it does not.
+//! How the build finds torch, and what it says where it does not; and what it compiles the kernels for.
 
+#[allow(dead_code, reason = "the build script calls the rest")]
+#[path = "../build-script/archs.rs"]
+mod archs;
 #[allow(dead_code, reason = "the build script calls the rest")]
 #[path = "../build-script/torch.rs"]
 mod torch;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
@@ -63,4 +67,24 @@ fn the_version_is_read_from_each_kind_of_file() {
     assert_eq!(torch::version_in("none"), None);
     assert_eq!(torch::cuda_in("cu128").as_deref(), Some("12.8"));
     assert_eq!([torch::cuda_in("cpu"), torch::cuda_in("cu"), torch::cuda_in("")], [None, None, None]);
+}
+
+#[test]
+fn devices_share_ptx_between_the_steps_of_a_text() {
+    let steps = archs::steps(
+        "#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900\n\
+         #if (__CUDA_ARCH__>= 860 && __CUDA_ARCH__ < 900 || __CUDA_ARCH__ >= 1200)",
+    )
+    .unwrap();
+    assert_eq!(steps, BTreeSet::from([86, 90, 120]));
+    let of_all = |steps: &BTreeSet<u32>| archs::CUBINS.map(|number| archs::family(number, &archs::CUBINS, steps));
+    assert_eq!(of_all(&steps), [80, 86, 86, 90, 90, 120]);
+    assert_eq!(of_all(&BTreeSet::from([90])), [80, 80, 80, 90, 90, 90]);
+    assert_eq!(of_all(&BTreeSet::new()), [80; 6]);
+    assert_eq!(archs::family(89, &[86, 89], &BTreeSet::new()), 86, "an NVRTC that does not know the first");
+
+    for line in ["#if __CUDA_ARCH__ == 860", "#if __CUDA_ARCH__ <= 860", "#if __CUDA_ARCH__ >= LIMIT"] {
+        let error = archs::steps(line).unwrap_err();
+        assert!(error.ends_with(line) && error.contains(">= N or < N"), "{error}");
+    }
 }
