@@ -72,7 +72,7 @@ namespace autograd {
 Tensor voxelize(
     const Tensor& points, const Optional& features, Numbers origin, Numbers voxel_size, at::IntArrayRef grid_size,
     std::string_view reduce, const Optional& lengths);
-std::tuple<Tensor, Tensor> voxelize_counted(
+std::tuple<Tensor, Tensor, Tensor> voxelize_counted(
     const Tensor& points, const Tensor& features, Numbers origin, Numbers voxel_size, at::IntArrayRef grid_size,
     const Optional& lengths);
 Tensor voxelize_tangent(
@@ -80,7 +80,8 @@ Tensor voxelize_tangent(
     at::IntArrayRef grid_size, std::string_view reduce, const Optional& lengths);
 Tensor voxelize_backward(
     const Tensor& grad, const Tensor& points, const Optional& features, Numbers origin, Numbers voxel_size,
-    at::IntArrayRef grid_size, std::string_view reduce, const Optional& lengths, const Optional& counts);
+    at::IntArrayRef grid_size, std::string_view reduce, const Optional& lengths, const Optional& counts,
+    const Optional& point_voxel);
 Tensor voxelize_sparse_values(
     const Tensor& features, const Tensor& coords, const Tensor& counts, const Tensor& order, const Tensor& starts,
     const Tensor& point_voxel, std::string_view reduce, const Optional& tangent);

@@ -45,15 +45,16 @@ struct Grid {
   std::vector<int64_t> size;
   std::string reduce;
   Optional lengths;
-  Optional counts; // of the voxels of a mean, where it has them
+  Optional counts, point_voxel; // of a mean, where it has them
 
-  // Saved with the tensors of `others` after its own three.
+  // Saved with the tensors of `others` after its own four.
   void keep(AutogradContext* ctx, std::initializer_list<Tensor> others) const {
     variable_list saved;
-    saved.reserve(3 + others.size());
+    saved.reserve(4 + others.size());
     saved.push_back(points);
     saved.push_back(lengths.value_or(Tensor()));
     saved.push_back(counts.value_or(Tensor()));
+    saved.push_back(point_voxel.value_or(Tensor()));
     saved.insert(saved.end(), others);
     ctx->save_for_backward(std::move(saved));
     ctx->saved_data["origin"] = origin;
@@ -69,7 +70,8 @@ struct Grid {
             ctx->saved_data["grid_size"].toIntVector(),
             ctx->saved_data["reduce"].toStringRef(),
             given(saved[1]),
-            given(saved[2])};
+            given(saved[2]),
+            given(saved[3])};
   }
 
   bool picks() const {
@@ -88,7 +90,7 @@ Tensor call_voxelize(const Optional& features, const Grid& grid) {
   return call_voxelize(grid.points, features, grid.origin, grid.voxel_size, grid.size, grid.reduce, grid.lengths);
 }
 
-std::tuple<Tensor, Tensor> call_counted(
+std::tuple<Tensor, Tensor, Tensor> call_counted(
     const Tensor& points, const Tensor& features, Numbers origin, Numbers voxel_size, at::IntArrayRef grid_size,
     const Optional& lengths) {
   static const auto op = find<decltype(voxelize_counted)>("robocache::voxelize_counted");
@@ -103,7 +105,8 @@ Tensor call_tangent(const Tensor& tangent, const Tensor& features, const Grid& g
 Tensor call_backward(const Tensor& grad, const Optional& features, const Grid& grid) {
   static const auto op = find<decltype(voxelize_backward)>("robocache::voxelize_backward");
   return op.call(
-      grad, grid.points, features, grid.origin, grid.voxel_size, grid.size, grid.reduce, grid.lengths, grid.counts);
+      grad, grid.points, features, grid.origin, grid.voxel_size, grid.size, grid.reduce, grid.lengths, grid.counts,
+      grid.point_voxel);
 }
 
 // Of [B, N, C].
@@ -114,7 +117,7 @@ struct Voxelize : torch::autograd::Function<Voxelize> {
       AutogradContext* ctx, const Tensor& features, const Tensor& points, const std::vector<double>& origin,
       const std::vector<double>& voxel_size, const std::vector<int64_t>& grid_size, const std::string& reduce,
       const Optional& lengths) {
-    const Grid grid{points, origin, voxel_size, grid_size, reduce, lengths, std::nullopt};
+    const Grid grid{points, origin, voxel_size, grid_size, reduce, lengths, std::nullopt, std::nullopt};
     grid.keep(ctx, {grid.picks() ? features : Tensor()});
     const at::AutoDispatchBelowADInplaceOrView guard;
     return call_voxelize(features, grid);
@@ -124,12 +127,12 @@ struct Voxelize : torch::autograd::Function<Voxelize> {
     const auto saved = ctx->get_saved_variables();
     variable_list out(7);
     if (grads[0].defined() && ctx->needs_input_grad(0))
-      out[0] = call_backward(grads[0], given(saved[3]), Grid::of(ctx, saved));
+      out[0] = call_backward(grads[0], given(saved[4]), Grid::of(ctx, saved));
     return out;
   }
 };
 
-// Of [B, N, C], to "mean"; the counts go along, and to the gradient.
+// Of [B, N, C], to "mean"; what is found beside it goes along, and to the gradient.
 struct Counted : torch::autograd::Function<Counted> {
   static constexpr bool is_traceable = true;
 
@@ -137,10 +140,11 @@ struct Counted : torch::autograd::Function<Counted> {
       AutogradContext* ctx, const Tensor& features, const Tensor& points, const std::vector<double>& origin,
       const std::vector<double>& voxel_size, const std::vector<int64_t>& grid_size, const Optional& lengths) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    const auto [means, counts] = call_counted(points, features, origin, voxel_size, grid_size, lengths);
-    Grid{points, origin, voxel_size, grid_size, "mean", lengths, counts}.keep(ctx, {});
-    ctx->mark_non_differentiable({counts});
-    return {means, counts};
+    const auto [means, counts, point_voxel] = call_counted(points, features, origin, voxel_size, grid_size, lengths);
+    Grid{points, origin, voxel_size, grid_size, "mean", lengths, counts, point_voxel}.keep(ctx, {});
+    ctx->mark_non_differentiable({counts, point_voxel});
+    ctx->set_materialize_grads(false); // not zeros for these two, as large as they are
+    return {means, counts, point_voxel};
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
@@ -158,7 +162,7 @@ struct Tangent : torch::autograd::Function<Tangent> {
       AutogradContext* ctx, const Tensor& tangent, const Tensor& features, const Tensor& points,
       const std::vector<double>& origin, const std::vector<double>& voxel_size, const std::vector<int64_t>& grid_size,
       const std::string& reduce, const Optional& lengths) {
-    const Grid grid{points, origin, voxel_size, grid_size, reduce, lengths, std::nullopt};
+    const Grid grid{points, origin, voxel_size, grid_size, reduce, lengths, std::nullopt, std::nullopt};
     grid.keep(ctx, {grid.picks() ? features : Tensor()});
     const at::AutoDispatchBelowADInplaceOrView guard;
     return call_tangent(tangent, features, grid);
@@ -168,7 +172,7 @@ struct Tangent : torch::autograd::Function<Tangent> {
     const auto saved = ctx->get_saved_variables();
     variable_list out(8);
     if (grads[0].defined() && ctx->needs_input_grad(0))
-      out[0] = call_backward(grads[0], given(saved[3]), Grid::of(ctx, saved));
+      out[0] = call_backward(grads[0], given(saved[4]), Grid::of(ctx, saved));
     return out;
   }
 };
@@ -179,8 +183,8 @@ struct Backward : torch::autograd::Function<Backward> {
   static Tensor forward(
       AutogradContext* ctx, const Tensor& grad, const Optional& features, const Tensor& points,
       const std::vector<double>& origin, const std::vector<double>& voxel_size, const std::vector<int64_t>& grid_size,
-      const std::string& reduce, const Optional& lengths, const Optional& counts) {
-    const Grid grid{points, origin, voxel_size, grid_size, reduce, lengths, counts};
+      const std::string& reduce, const Optional& lengths, const Optional& counts, const Optional& point_voxel) {
+    const Grid grid{points, origin, voxel_size, grid_size, reduce, lengths, counts, point_voxel};
     grid.keep(ctx, {grid.picks() ? features.value_or(Tensor()) : Tensor()});
     const at::AutoDispatchBelowADInplaceOrView guard;
     return call_backward(grad, features, grid);
@@ -189,9 +193,9 @@ struct Backward : torch::autograd::Function<Backward> {
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
     const Grid grid = Grid::of(ctx, saved);
-    variable_list out(9);
+    variable_list out(10);
     if (grads[0].defined() && ctx->needs_input_grad(0))
-      out[0] = grid.picks() ? call_tangent(grads[0], saved[3], grid) : call_voxelize(grads[0], grid);
+      out[0] = grid.picks() ? call_tangent(grads[0], saved[4], grid) : call_voxelize(grads[0], grid);
     return out;
   }
 };
@@ -306,7 +310,7 @@ Tensor voxelize(
   return apply(features->unsqueeze(0), points.unsqueeze(0)).squeeze(0);
 }
 
-std::tuple<Tensor, Tensor> voxelize_counted(
+std::tuple<Tensor, Tensor, Tensor> voxelize_counted(
     const Tensor& points, const Tensor& features, Numbers origin, Numbers voxel_size, at::IntArrayRef grid_size,
     const Optional& lengths) {
   if (!records(features)) {
@@ -314,7 +318,7 @@ std::tuple<Tensor, Tensor> voxelize_counted(
     return call_counted(points, features, origin, voxel_size, grid_size, lengths);
   }
   const auto found = Counted::apply(features, points, origin.vec(), voxel_size.vec(), grid_size.vec(), lengths);
-  return {found[0], found[1]};
+  return {found[0], found[1], found[2]};
 }
 
 Tensor voxelize_tangent(
@@ -324,7 +328,7 @@ Tensor voxelize_tangent(
     const at::AutoDispatchBelowADInplaceOrView guard;
     return call_tangent(
         tangent, features,
-        {points, origin.vec(), voxel_size.vec(), grid_size.vec(), std::string(reduce), lengths, std::nullopt});
+        {points, origin.vec(), voxel_size.vec(), grid_size.vec(), std::string(reduce), lengths, std::nullopt, std::nullopt});
   }
   return Tangent::apply(
       tangent, features.detach(), points, origin.vec(), voxel_size.vec(), grid_size.vec(), std::string(reduce),
@@ -333,16 +337,18 @@ Tensor voxelize_tangent(
 
 Tensor voxelize_backward(
     const Tensor& grad, const Tensor& points, const Optional& features, Numbers origin, Numbers voxel_size,
-    at::IntArrayRef grid_size, std::string_view reduce, const Optional& lengths, const Optional& counts) {
+    at::IntArrayRef grid_size, std::string_view reduce, const Optional& lengths, const Optional& counts,
+    const Optional& point_voxel) {
   if (!records(grad)) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     return call_backward(
         grad, features,
-        {points, origin.vec(), voxel_size.vec(), grid_size.vec(), std::string(reduce), lengths, counts});
+        {points, origin.vec(), voxel_size.vec(), grid_size.vec(), std::string(reduce), lengths, counts, point_voxel});
   }
   const Optional fixed = features.has_value() ? Optional(features->detach()) : std::nullopt;
   return Backward::apply(
-      grad, fixed, points, origin.vec(), voxel_size.vec(), grid_size.vec(), std::string(reduce), lengths, counts);
+      grad, fixed, points, origin.vec(), voxel_size.vec(), grid_size.vec(), std::string(reduce), lengths, counts,
+      point_voxel);
 }
 
 Tensor voxelize_sparse_values(

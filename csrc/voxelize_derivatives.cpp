@@ -33,7 +33,7 @@ Space check_private(
   return space;
 }
 
-// Of [B, N, 3], to "mean", with the counts of the voxels.
+// Of [B, N, 3], to "mean", with the counts of the voxels and the voxel of each point.
 Space check_counted(
     const Tensor& points,
     const Tensor& features,
@@ -48,7 +48,7 @@ c10::SymDimVector counts_size(const c10::SymInt& batch, at::IntArrayRef grid_siz
   return {batch, grid_size[0], grid_size[1], grid_size[2]};
 }
 
-std::tuple<Tensor, Tensor> voxelize_counted(
+std::tuple<Tensor, Tensor, Tensor> voxelize_counted(
     const Tensor& points,
     const Tensor& features,
     Numbers origin,
@@ -61,16 +61,17 @@ std::tuple<Tensor, Tensor> voxelize_counted(
   Tensor output = at::empty(C10_AS_INTARRAYREF_SLOW(result_size(space, grid_size)), features.options());
   Tensor counts =
       at::empty(C10_AS_INTARRAYREF_SLOW(counts_size(space.batch, grid_size)), points.options().dtype(at::kInt));
+  Tensor point_voxel = at::empty({points.size(0), points.size(1)}, counts.options());
   Tensor workspace = workspace_of(points, space, grid_size, "mean", false);
   rust_call([&] {
     core::voxelize_counted(
         operand(points), operand(features), slice(origin), slice(voxel_size), slice(grid_size), operand(lengths),
-        flat(output), flat(counts), flat(workspace), place(points.device()));
+        flat(output), flat(counts), flat(point_voxel), flat(workspace), place(points.device()));
   });
-  return {output, counts};
+  return {output, counts, point_voxel};
 }
 
-std::tuple<Tensor, Tensor> voxelize_counted_meta(
+std::tuple<Tensor, Tensor, Tensor> voxelize_counted_meta(
     const Tensor& points,
     const Tensor& features,
     Numbers origin,
@@ -80,7 +81,8 @@ std::tuple<Tensor, Tensor> voxelize_counted_meta(
   const Space space = check_counted(points, features, origin, voxel_size, grid_size, lengths);
   return {
       at::empty_symint(result_size(space, grid_size), features.options()),
-      at::empty_symint(counts_size(space.batch, grid_size), points.options().dtype(at::kInt))};
+      at::empty_symint(counts_size(space.batch, grid_size), points.options().dtype(at::kInt)),
+      at::empty_symint({space.batch, space.points}, points.options().dtype(at::kInt))};
 }
 
 Space check_tangent(
@@ -145,7 +147,8 @@ c10::SymDimVector check_backward(
     at::IntArrayRef grid_size,
     std::string_view reduce,
     const Optional& lengths,
-    const Optional& counts) {
+    const Optional& counts,
+    const Optional& point_voxel) {
   const char* op = "voxelize_backward";
   const Space space = check_private(op, points, features, origin, voxel_size, grid_size, reduce, lengths);
   check_floating(op, "grad", grad);
@@ -154,13 +157,20 @@ c10::SymDimVector check_backward(
   check_shape(op, "grad", grad, {space.batch, channels, grid_size[0], grid_size[1], grid_size[2]});
   if (core::picks(str(reduce))) check_same_dtype(op, "grad", grad, "features", *features);
   check_device(op, "grad", grad, "points", points);
+  TORCH_CHECK_VALUE(
+      counts.has_value() == point_voxel.has_value(), op, ": counts and point_voxel must be given together, got only ",
+      counts.has_value() ? "counts" : "point_voxel");
   if (!counts.has_value()) return {space.batch, space.points, channels};
   TORCH_CHECK_VALUE(
       reduce == "mean", op, ": counts must be none where reduce is not \"mean\", got some for \"", reduce, "\"");
-  TORCH_CHECK_TYPE(
-      counts->scalar_type() == at::kInt, op, ": counts must be int32, got ", dtype_name(counts->scalar_type()));
-  check_shape(op, "counts", *counts, counts_size(space.batch, grid_size));
-  check_device(op, "counts", *counts, "points", points);
+  const auto check_found = [&](const char* name, const Tensor& found, c10::SymDimVector size) {
+    TORCH_CHECK_TYPE(
+        found.scalar_type() == at::kInt, op, ": ", name, " must be int32, got ", dtype_name(found.scalar_type()));
+    check_shape(op, name, found, size);
+    check_device(op, name, found, "points", points);
+  };
+  check_found("counts", *counts, counts_size(space.batch, grid_size));
+  check_found("point_voxel", *point_voxel, {space.batch, space.points});
   return {space.batch, space.points, channels};
 }
 
@@ -184,15 +194,19 @@ Tensor voxelize_backward(
     at::IntArrayRef grid_size,
     std::string_view reduce,
     const Optional& lengths,
-    const Optional& counts) {
-  const auto size = check_backward(grad, points, features, origin, voxel_size, grid_size, reduce, lengths, counts);
+    const Optional& counts,
+    const Optional& point_voxel) {
+  const auto size = check_backward(grad, points, features, origin, voxel_size, grid_size, reduce, lengths, counts, point_voxel);
   const c10::OptionalDeviceGuard guard(points.device());
   check_length_data("voxelize_backward", points, lengths);
   // The three axes of the grid as one: a view where the strides allow it.
   const int64_t all = grid_size[0] * grid_size[1] * grid_size[2];
   const Tensor cells = grad.reshape({grad.size(0), grad.size(1), all});
-  Optional counted;
-  if (counts.has_value()) counted = counts->reshape({grad.size(0), all}).contiguous();
+  Optional counted, found;
+  if (counts.has_value()) {
+    counted = counts->reshape({grad.size(0), all}).contiguous();
+    found = point_voxel->contiguous();
+  }
   Tensor output = at::empty(C10_AS_INTARRAYREF_SLOW(size), grad.options());
   Tensor workspace = counted.has_value()
       ? counted_workspace_of(grad, points, grid_size)
@@ -200,7 +214,7 @@ Tensor voxelize_backward(
   rust_call([&] {
     core::voxelize_backward(
         operand(cells), operand(points), operand(features), slice(origin), slice(voxel_size), slice(grid_size),
-        str(reduce), operand(lengths), operand(counted), flat(output), flat(workspace), place(points.device()));
+        str(reduce), operand(lengths), operand(counted), operand(found), flat(output), flat(workspace), place(points.device()));
   });
   return output;
 }
@@ -214,8 +228,9 @@ Tensor voxelize_backward_meta(
     at::IntArrayRef grid_size,
     std::string_view reduce,
     const Optional& lengths,
-    const Optional& counts) {
-  const auto size = check_backward(grad, points, features, origin, voxel_size, grid_size, reduce, lengths, counts);
+    const Optional& counts,
+    const Optional& point_voxel) {
+  const auto size = check_backward(grad, points, features, origin, voxel_size, grid_size, reduce, lengths, counts, point_voxel);
   return at::empty_symint(size, grad.options());
 }
 
@@ -240,10 +255,11 @@ TORCH_LIBRARY_FRAGMENT(robocache, m) {
       "int[] grid_size, *, str reduce=\"max\", Tensor? lengths=None) -> Tensor");
   m.def(
       "voxelize_counted(Tensor points, Tensor features, float[] origin, float[] voxel_size, int[] grid_size, *, "
-      "Tensor? lengths=None) -> (Tensor, Tensor)");
+      "Tensor? lengths=None) -> (Tensor, Tensor, Tensor)");
   m.def(
       "voxelize_backward(Tensor grad, Tensor points, Tensor? features, float[] origin, float[] voxel_size, "
-      "int[] grid_size, *, str reduce=\"mean\", Tensor? lengths=None, Tensor? counts=None) -> Tensor");
+      "int[] grid_size, *, str reduce=\"mean\", Tensor? lengths=None, Tensor? counts=None, "
+      "Tensor? point_voxel=None) -> Tensor");
   m.def(
       "_voxelize_counted_workspace(int batch, int points, int channels, int[] grid_size, int item, bool cuda) -> int",
       TORCH_FN(robocache::voxelize_counted_workspace));

@@ -17,7 +17,7 @@ static_assert(sizeof(VoxelizeClearParams) == 16, "mirrors ops::voxelize::params:
 
 struct VoxelizePointsParams {
   Clouds clouds;
-  unsigned char* output;  // [B, cells] bytes that are 0 or 1, or int32
+  unsigned char* output;  // [B, cells] bytes that are 0 or 1, or int32; or [B, N] int32
   int* places;            // [B, N] or null: each point's place among those of its cell, or -1
   int each;               // neighbouring points of a thread: four, or one of few
 };
@@ -85,6 +85,24 @@ template <class P>
 __device__ void reset(const VoxelizePointsParams& p) {
   if (is_narrow(p.clouds)) mark<P, int>(p, 0);
   else mark<P, i64>(p, 0);
+}
+
+// Writes the cell of each point, which int32 counts, or -1. Threads: as in `mark`.
+template <class P>
+__device__ void place(const VoxelizePointsParams& p) {
+  const Tile tile = tile_of(p.clouds.tiles);
+  const i64 point = (tile.index * BLOCK + threadIdx.x) * p.each, end = count_of(p.clouds, tile.cloud);
+  const i64 all = p.clouds.points_count;
+  int* to = reinterpret_cast<int*>(p.output) + tile.cloud * all + point;
+  if (p.each == 1) {
+    if (point < all) *to = point < end ? cell_of<P, int>(p.clouds, tile.cloud, point) : -1;
+    return;
+  }
+  int cells[FOUR];
+  cells_of_four<P>(p.clouds, tile.cloud, point, end, cells);
+#pragma unroll
+  for (int k = 0; k < FOUR; ++k)
+    if (point + k < all) to[k] = cells[k];
 }
 
 // Points a voxel from which it is worth looking whether it is marked.
@@ -265,6 +283,11 @@ extern "C" __global__ void __launch_bounds__(BLOCK) voxelize_starts(const __grid
       voxelize_reset_##NAME(const __grid_constant__ VoxelizePointsParams p) {                                          \
     begin();                                                                                                           \
     reset<P>(p);                                                                                                       \
+  }                                                                                                                    \
+  extern "C" __global__ void __launch_bounds__(BLOCK)                                                                  \
+      voxelize_place_##NAME(const __grid_constant__ VoxelizePointsParams p) {                                          \
+    begin();                                                                                                           \
+    place<P>(p);                                                                                                       \
   }                                                                                                                    \
   extern "C" __global__ void __launch_bounds__(BLOCK)                                                                  \
       voxelize_count_##NAME(const __grid_constant__ VoxelizePointsParams p) {                                          \

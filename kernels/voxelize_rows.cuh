@@ -20,13 +20,14 @@ struct VoxelizeRowsParams {
   const void* grad;   // read at a row's place by a send, else null
   void* output;       // a row's place, or with grad [B, N, C]
   int* counted;       // [B, rows] or null: how many points each row of a dense grid is found to have
+  int* point_voxel;   // [B, points] or null: the row of a dense grid in which each point is found, or -1
   i64 strides[3];     // of the rows' side: cloud, channel, row
   i64 rows, batch, points, channels;  // rows: of one grid, or all of a sparse one
   int least;  // min and not max
   int mean;
   int tiles;  // blocks of a grid
 };
-static_assert(sizeof(VoxelizeRowsParams) == 192, "mirrors ops::voxelize::params::RowsParams");
+static_assert(sizeof(VoxelizeRowsParams) == 200, "mirrors ops::voxelize::params::RowsParams");
 
 constexpr int BLOCK = 256;
 constexpr int WARPS = BLOCK / WARP;

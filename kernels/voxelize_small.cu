@@ -27,7 +27,7 @@ struct VoxelizeSmallRowsParams {
   VoxelizeRowsParams rows;
   Small small;
 };
-static_assert(sizeof(VoxelizeSmallRowsParams) == 352, "mirrors ops::voxelize::params::SmallRowsParams");
+static_assert(sizeof(VoxelizeSmallRowsParams) == 360, "mirrors ops::voxelize::params::SmallRowsParams");
 
 namespace {
 
@@ -69,8 +69,10 @@ struct Found {
 
   const Small& small;
   int bits;
+  int* point_voxel;  // where somebody asks
 
-  __device__ explicit Found(const Small& small) : small(small), bits(small.bits) {}
+  __device__ explicit Found(const Small& small, int* point_voxel = nullptr)
+      : small(small), bits(small.bits), point_voxel(point_voxel) {}
 
   // Calls `visit(point, cell)` for a cloud's points and -1 for the cell of those that are dropped.
   template <class Visit>
@@ -91,7 +93,11 @@ struct Found {
   __device__ int walk(const Tile& tile, Runs& runs, const Visit& visit) const {
     if (threadIdx.x == 0) runs.found = 0;
     __syncthreads();
+    // All blocks of a cloud find the same: the first writes it.
+    const i64 all = small.clouds.points_count;
+    int* to = tile.index == 0 && blockIdx.y == 0 && point_voxel != nullptr ? point_voxel + tile.cloud * all : nullptr;
     each(tile.cloud, [&](i64 point, int cell) {
+      if (to != nullptr && point < all) to[point] = cell;
       const bool mine = cell >= 0 && cell >> bits == tile.index;
       const int index = found_index(runs.found, mine);
       if (index >= 0) visit(index, static_cast<int>(point), mine ? cell & ((1 << bits) - 1) : -1);
@@ -149,12 +155,12 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4)
 #define KERNEL(NAME, V, ...)                                                                                           \
   extern "C" __global__ void __launch_bounds__(BLOCK, 4)                                                               \
       voxelize_small_##NAME(const __grid_constant__ VoxelizeSmallRowsParams p) {                                       \
-    reduce_tile<V, __VA_ARGS__>(p.rows, Found(p.small));                                                               \
+    reduce_tile<V, __VA_ARGS__>(p.rows, Found(p.small, p.rows.point_voxel));                                                               \
   }
 #define TYPE(NAME, V)                                                                                                  \
   extern "C" __global__ void __launch_bounds__(BLOCK, 4)                                                               \
       voxelize_small_link_##NAME(const __grid_constant__ VoxelizeSmallRowsParams p) {                                  \
-    sum_tile<V>(p.rows, Found(p.small));                                                                               \
+    sum_tile<V>(p.rows, Found(p.small, p.rows.point_voxel));                                                                               \
   }                                                                                                                    \
   KERNEL(sum_##NAME, V, Summed<V>)                                                                                     \
   KERNEL(pick_##NAME, V, Picked<V, false>)                                                                             \

@@ -11,16 +11,29 @@ using namespace robocache;
 
 struct VoxelizeSpreadParams {
   Clouds clouds;
-  const void* grad;   // [B, C, cells]
-  const int* counts;  // [B, cells] or null
-  void* output;       // [B, N, C], or of shares [B, cells, C], rows `pitch` apart
+  const void* grad;        // [B, C, cells]
+  const int* counts;       // [B, cells] or null
+  const int* point_voxel;  // [B, N]: the cell of each point or -1, for the kernels that do not find it
+  void* output;            // [B, N, C], or of shares [B, cells, C], rows `pitch` apart
   i64 cloud_stride, channel_stride, cell_stride, pitch;
   i64 channels;
   int loads, stores;  // elements of one access: 1, 2, 4 or 8
   int follows;        // another launch of the call
   int each;           // neighbouring points of a thread: four of one channel, or one
 };
-static_assert(sizeof(VoxelizeSpreadParams) == 232, "mirrors ops::voxelize::params::SpreadParams");
+static_assert(sizeof(VoxelizeSpreadParams) == 240, "mirrors ops::voxelize::params::SpreadParams");
+
+struct VoxelizeGatherParams {
+  const void* grad;        // [B, C, cells]
+  const int* counts;       // [B, cells] or null
+  const int* point_voxel;  // [B, N]
+  void* output;            // [B, N, C]
+  i64 cloud_stride, channel_stride, cell_stride;
+  i64 points, cells;
+  unsigned channels;
+  int tiles;  // blocks of a cloud
+};
+static_assert(sizeof(VoxelizeGatherParams) == 80, "mirrors ops::voxelize::params::GatherParams");
 
 namespace {
 
@@ -114,16 +127,35 @@ __device__ void send(const VoxelizeSpreadParams& p, const V* grad, V* to, const 
   else send_by<V, 1>(p, grad, to, share, cell, count);
 }
 
+// The voxel of a point, -1 of none: found by its coordinates,
+template <class P, class Index>
+struct Found {
+  static __device__ Index cell(const VoxelizeSpreadParams& p, i64 cloud, i64 point) {
+    return point < count_of(p.clouds, cloud) ? cell_of<P, Index>(p.clouds, cloud, point) : -1;
+  }
+};
+
+// or known, as one that found it has left it.
+struct Known {
+  // What the caller made up is no reason to read elsewhere.
+  static __device__ int checked(const VoxelizeSpreadParams& p, int cell) { return cell < p.clouds.cells ? cell : -1; }
+
+  static __device__ int cell(const VoxelizeSpreadParams& p, i64 cloud, i64 point) {
+    const i64 all = p.clouds.points_count;
+    return point < all ? checked(p, p.point_voxel[cloud * all + point]) : -1;
+  }
+};
+
 // Threads: neighbours take the channels of a point, eight each: side by side, or apart where each is an access, so that a
 // warp's fill sectors. Where it follows another launch of its call it reads points before it begins.
-template <class P, class V, class Index>
+template <class From, class V>
 __device__ void spread_in(const VoxelizeSpreadParams& p) {
   const Tile tile = tile_of(p.clouds.tiles);
   const i64 all = p.clouds.points_count, item = tile.index * BLOCK + threadIdx.x;
   const bool one = p.channels <= MOST_SENT, each = !one && p.loads == 1 && p.stores == 1;
   const i64 groups = one ? 1 : (p.channels + MOST_SENT - 1) / MOST_SENT, point = one ? item : quotient(item, groups);
   if (p.follows == 0) begin();
-  const Index cell = point < count_of(p.clouds, tile.cloud) ? cell_of<P, Index>(p.clouds, tile.cloud, point) : -1;
+  const auto cell = From::cell(p, tile.cloud, point);
   begin();
   if (point >= all) return;
   // Counts that the caller made up are no reason to leave a row as it was.
@@ -169,8 +201,29 @@ __device__ void spread_four(const VoxelizeSpreadParams& p) {
 template <class P, class V>
 __device__ void spread(const VoxelizeSpreadParams& p) {
   if (p.each == FOUR) spread_four<P, V>(p);
-  else if (is_narrow(p.clouds)) spread_in<P, V, int>(p);
-  else spread_in<P, V, i64>(p);
+  else if (is_narrow(p.clouds)) spread_in<Found<P, int>, V>(p);
+  else spread_in<Found<P, i64>, V>(p);
+}
+
+// The same where the voxels of all points are known, an element a thread, in little code: what a small cloud waits for is
+// its instructions.
+template <class V>
+__device__ void gather(const VoxelizeGatherParams& p) {
+  const Tile tile = tile_of(p.tiles);
+  const unsigned item = static_cast<unsigned>(tile.index) * BLOCK + threadIdx.x, channels = p.channels;
+  const unsigned point = channels == 1 ? item : item / channels, channel = item - point * channels;
+  if (point >= p.points) return;
+  const i64 row = tile.cloud * p.points + point;
+  const int found = p.point_voxel[row];
+  // What the caller made up is no reason to read elsewhere.
+  const bool inside = found >= 0 && found < p.cells;
+  const i64 cell = inside ? found : 0;
+  const int count = p.counts == nullptr ? 1 : p.counts[tile.cloud * p.cells + cell];
+  V value = *element<V>(
+      p.grad, tile.cloud * p.cloud_stride + channel * p.channel_stride + cell * p.cell_stride);
+  if (!inside) value = narrow_from<V>(0.0);
+  else if (count > 1) value = divided(value, count);
+  static_cast<V*>(p.output)[row * channels + channel] = value;
 }
 
 // What each point of a voxel gets, channels side by side; nothing of voxels without points, which nobody reads. Blocks
@@ -197,6 +250,17 @@ __device__ void share(const VoxelizeSpreadParams& p) {
       voxelize_spread_##NAME(const __grid_constant__ VoxelizeSpreadParams p) {                                         \
     spread<P, V>(p);                                                                                                   \
   }
+#define KNOWN(NAME, V)                                                                                                 \
+  extern "C" __global__ void __launch_bounds__(BLOCK, sizeof(V) == 8 ? 4 : 5)                                         \
+      voxelize_spread_known_##NAME(const __grid_constant__ VoxelizeSpreadParams p) {                                   \
+    spread_in<Known, V>(p);                                                                                            \
+  }
+#define GATHER(NAME, V)                                                                                                \
+  extern "C" __global__ void __launch_bounds__(BLOCK)                                                                  \
+      voxelize_gather_##NAME(const __grid_constant__ VoxelizeGatherParams p) {                                         \
+    begin();                                                                                                           \
+    gather<V>(p);                                                                                                      \
+  }
 #define SHARE(NAME, V)                                                                                                 \
   extern "C" __global__ void __launch_bounds__(BLOCK, sizeof(V) < 4 ? 5 : 4)                                          \
       voxelize_share_##NAME(const __grid_constant__ VoxelizeSpreadParams p) {                                          \
@@ -207,6 +271,14 @@ SHARE(f64, double)
 SHARE(f32, float)
 SHARE(f16, __half)
 SHARE(bf16, __nv_bfloat16)
+GATHER(f64, double)
+GATHER(f32, float)
+GATHER(f16, __half)
+GATHER(bf16, __nv_bfloat16)
+KNOWN(f64, double)
+KNOWN(f32, float)
+KNOWN(f16, __half)
+KNOWN(bf16, __nv_bfloat16)
 #define SPREADS(NAME, P)                                                                                               \
   SPREAD(NAME##_f64, P, double)                                                                                        \
   SPREAD(NAME##_f32, P, float)                                                                                         \

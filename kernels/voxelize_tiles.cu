@@ -24,7 +24,7 @@ struct VoxelizeTileRowsParams {
   int* order;   // [B, N]: of the tiles whose points are too many for shared memory
   int* cursor;  // [B]
 };
-static_assert(sizeof(VoxelizeTileRowsParams) == 256, "mirrors ops::voxelize::params::TileRowsParams");
+static_assert(sizeof(VoxelizeTileRowsParams) == 264, "mirrors ops::voxelize::params::TileRowsParams");
 
 namespace {
 
@@ -89,7 +89,7 @@ __device__ void write_chunk(const VoxelizeTilesParams& p) {
   const i64 valid = count_of(p.clouds, chunk.cloud) - start;
   unsigned* words = reinterpret_cast<unsigned*>(shared);
   const auto add = [words](int list, int number) { return add_to(words, list, number); };
-  const bool whole = row % FOUR == 0;
+  const bool whole = row % FOUR == 0, whole_cells = whole && reinterpret_cast<u64>(p.cells) % sizeof(int4) == 0;
   int cells[ROUNDS][FOUR], places[ROUNDS][FOUR];
 #pragma unroll
   for (int round = 0; round < ROUNDS; ++round) {
@@ -98,7 +98,7 @@ __device__ void write_chunk(const VoxelizeTilesParams& p) {
     cells_of_four<P>(p.clouds, chunk.cloud, start + at, start + (valid < here ? valid : here), four);
     if (p.cells != nullptr) {
       int* to = p.cells + row + start + at;
-      if (whole && at + FOUR <= here) {
+      if (whole_cells && at + FOUR <= here) {
         *reinterpret_cast<int4*>(to) = int4{four[0], four[1], four[2], four[3]};
       } else {
         for (int k = 0; k < FOUR && at + k < here; ++k) to[k] = four[k];

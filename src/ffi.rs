@@ -183,6 +183,7 @@ pub(crate) mod bridge {
             lengths: &Operand,
             output: &Operand,
             counts: &Operand,
+            point_voxel: &Operand,
             workspace: &Operand,
             place: &Place,
         ) -> Result<()>;
@@ -209,6 +210,7 @@ pub(crate) mod bridge {
             reduce: &str,
             lengths: &Operand,
             counts: &Operand,
+            point_voxel: &Operand,
             output: &Operand,
             workspace: &Operand,
             place: &Place,

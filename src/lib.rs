@@ -30,7 +30,7 @@ pub use ops::resample::derivatives::{
 pub use ops::resample::resample;
 pub use ops::resample_mask::{MaxGap, resample_mask};
 pub use ops::voxelize::derivatives::{
-    voxelize_backward, voxelize_counted, voxelize_counted_workspace, voxelize_tangent,
+    Counted, voxelize_backward, voxelize_counted, voxelize_counted_workspace, voxelize_tangent,
 };
 pub use ops::voxelize::{voxelize, voxelize_workspace};
 pub use ops::voxelize_sparse::{

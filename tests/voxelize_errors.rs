@@ -9,7 +9,7 @@ mod random;
 
 use random::encode;
 use robocache::{
-    DType, Element, Place, Result, Serial, View, ViewMut, voxelize, voxelize_backward, voxelize_counted,
+    Counted, DType, Element, Place, Result, Serial, View, ViewMut, voxelize, voxelize_backward, voxelize_counted,
     voxelize_sparse_backward, voxelize_sparse_fill, voxelize_sparse_rows, voxelize_sparse_values,
     voxelize_sparse_workspace, voxelize_tangent, voxelize_workspace,
 };
@@ -184,10 +184,12 @@ fn a_cloud_has_no_more_points_than_counts_can_say() {
 fn derivatives_check_their_gradient_and_direction() {
     let (points, features) = (dense(&NUMBERS, &[2, 5, 3]), dense(&NUMBERS, &[2, 5, 3]));
     let ((origin, edges, size), place) = (GRID, Place::cpu(&Serial));
-    let counted = |grad: View, features: Option<View>, reduce: &str, counts: Option<View>| {
+    let counted = |grad: View, features: Option<View>, reduce: &str, counted: Option<Counted>| {
         let out = &mut ViewMut::new(Vec::leak(vec![0f32; 30]), &[30]).unwrap();
         let work = &mut workspace(4096, 0);
-        text(voxelize_backward(grad, points, features, &origin, &edges, &size, reduce, None, counts, out, work, &place))
+        text(voxelize_backward(
+            grad, points, features, &origin, &edges, &size, reduce, None, counted, out, work, &place,
+        ))
     };
     let backward = |grad: View, features: Option<View>, reduce: &str| counted(grad, features, reduce, None);
     let grad = dense(&NUMBERS, &[2, 3, 8]);
@@ -207,17 +209,36 @@ fn derivatives_check_their_gradient_and_direction() {
     let found = backward(dense(&[0i32; 48], &[2, 3, 8]), None, "sum");
     assert_eq!(found, "TypeError: voxelize_backward: grad must be float64, float32, float16 or bfloat16, got int32");
     assert!(backward(dense(&[0f64; 48], &[2, 3, 8]), Some(features), "max").contains("voxelize_backward: grad must"));
-    let (found, narrow) = (dense(&[1i32; 16], &[2, 8]), dense(&[1i32; 14], &[2, 7]));
+    let (counts, voxels) = (dense(&[1i32; 16], &[2, 8]), dense(&[0i32; 10], &[2, 5]));
+    let known = |counts: View<'static>, point_voxel: View<'static>| Some(Counted { counts, point_voxel });
+    let (few, wide) = (dense(&[1i32; 14], &[2, 7]), dense(&[1i64; 16], &[2, 8]));
     let wanted = named("counts must be none where reduce is not \"mean\", got some");
-    assert_eq!(counted(grad, None, "sum", Some(found)), wanted);
+    assert_eq!(counted(grad, None, "sum", known(counts, voxels)), wanted);
     let wanted = |what: &str| named(&format!("counts must be int32, dense and of shape [2, 8], got {what}"));
-    assert_eq!(counted(grad, None, "mean", Some(narrow)), wanted("int32 of shape [2, 7]"));
-    assert_eq!(counted(grad, None, "mean", Some(dense(&[1i64; 16], &[2, 8]))), wanted("int64 of shape [2, 8]"));
+    assert_eq!(counted(grad, None, "mean", known(few, voxels)), wanted("int32 of shape [2, 7]"));
+    assert_eq!(counted(grad, None, "mean", known(wide, voxels)), wanted("int64 of shape [2, 8]"));
+    let wanted = named("point_voxel must be int32, dense and of shape [2, 5], got int32 of shape [2, 7]");
+    assert_eq!(counted(grad, None, "mean", known(counts, few)), wanted);
     let (out, work) = (&mut ViewMut::new(Vec::leak(vec![0f32; 48]), &[48]).unwrap(), &mut workspace(4096, 0));
-    let few = &mut ViewMut::new(Vec::leak(vec![0i32; 15]), &[15]).unwrap();
-    let found = text(voxelize_counted(points, features, &origin, &edges, &size, None, out, few, work, &place));
-    let wanted = "counts must be int32 of shape [2, 8, 1], got int32 of shape [15]";
-    assert_eq!(found, format!("ValueError: voxelize_counted: {wanted}"));
+    let [few, right] = [15, 16].map(|count| ViewMut::new(Vec::leak(vec![0i32; count]), &[count]).unwrap());
+    for (mut counts, wanted) in [
+        (few, "counts must be int32 of shape [2, 8, 1], got int32 of shape [15]"),
+        (right, "point_voxel must be int32 of shape [2, 5, 1], got int32 of shape [9]"),
+    ] {
+        let found = &mut ViewMut::new(Vec::leak(vec![0i32; 9]), &[9]).unwrap();
+        let refused =
+            voxelize_counted(points, features, &origin, &edges, &size, None, out, &mut counts, found, work, &place);
+        assert_eq!(text(refused), format!("ValueError: voxelize_counted: {wanted}"));
+    }
+    let (out, counts, found) = (
+        &mut ViewMut::new(Vec::leak(vec![0f32; 0]), &[0]).unwrap(),
+        &mut ViewMut::new(Vec::leak(vec![0i32; 0]), &[0]).unwrap(),
+        &mut ViewMut::new(Vec::leak(vec![0i32; 0]), &[0]).unwrap(),
+    );
+    let (many, none) = ([1i64 << 11, 1 << 11, 1 << 9], dense(&NUMBERS, &[0, 5, 3]));
+    let refused = voxelize_counted(none, none, &origin, &edges, &many, None, out, counts, found, work, &place);
+    let wanted = "grid_size must make at most 2147483647 voxels, got 2147483648";
+    assert_eq!(text(refused), format!("ValueError: voxelize_counted: {wanted}"));
 
     let tangent = |tangent: View, reduce: &str| {
         let out = &mut ViewMut::new(Vec::leak(vec![0f32; 48]), &[48]).unwrap();

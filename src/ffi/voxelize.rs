@@ -46,6 +46,7 @@ pub fn voxelize_counted(
     lengths: &Operand,
     output: &Operand,
     counts: &Operand,
+    point_voxel: &Operand,
     workspace: &Operand,
     place: &Place,
 ) -> Told<()> {
@@ -59,6 +60,7 @@ pub fn voxelize_counted(
             lengths.optional(),
             &mut output.output()?,
             &mut counts.output()?,
+            &mut point_voxel.output()?,
             &mut workspace.output()?,
             &place.place(),
         )
@@ -107,11 +109,16 @@ pub fn voxelize_backward(
     reduce: &str,
     lengths: &Operand,
     counts: &Operand,
+    point_voxel: &Operand,
     output: &Operand,
     workspace: &Operand,
     place: &Place,
 ) -> Told<()> {
     told(|| {
+        let counted = match counts.optional() {
+            None => None,
+            Some(counts) => Some(crate::Counted { counts, point_voxel: point_voxel.view("point_voxel")? }),
+        };
         crate::voxelize_backward(
             grad.view("grad")?,
             points.view("points")?,
@@ -121,7 +128,7 @@ pub fn voxelize_backward(
             grid_size,
             reduce,
             lengths.optional(),
-            counts.optional(),
+            counted,
             &mut output.output()?,
             &mut workspace.output()?,
             &place.place(),

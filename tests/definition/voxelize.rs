@@ -242,6 +242,15 @@ impl Clouds {
         counts
     }
 
+    /// `[B, N]`: the cell of each point, or -1.
+    pub fn point_voxel(&self) -> Vec<i32> {
+        let mut cells = vec![-1; self.lengths.len() * self.count];
+        for voxel in self.voxels() {
+            voxel.points.iter().for_each(|point| cells[voxel.cloud * self.count + point] = self.cell(&voxel) as i32);
+        }
+        cells
+    }
+
     /// The numbers of `[B, N, C]` that a voxel has in a channel.
     fn numbers<F: Float>(&self, voxel: &Voxel, of: &[F], channels: usize, channel: usize) -> Vec<F> {
         let at = |&point: &usize| of[(voxel.cloud * self.count + point) * channels + channel];

@@ -8,9 +8,9 @@ use crate::random::array::{Array, difference, same};
 use crate::random::run::Memory;
 use half::{bf16, f16};
 use robocache::{
-    DType, Element, Result, View, ViewMut, voxelize, voxelize_backward, voxelize_counted, voxelize_counted_workspace,
-    voxelize_sparse_backward, voxelize_sparse_fill, voxelize_sparse_rows, voxelize_sparse_values,
-    voxelize_sparse_workspace, voxelize_tangent, voxelize_workspace,
+    Counted, DType, Element, Result, View, ViewMut, voxelize, voxelize_backward, voxelize_counted,
+    voxelize_counted_workspace, voxelize_sparse_backward, voxelize_sparse_fill, voxelize_sparse_rows,
+    voxelize_sparse_values, voxelize_sparse_workspace, voxelize_tangent, voxelize_workspace,
 };
 use std::fmt::Debug;
 
@@ -130,17 +130,20 @@ pub fn run_dense(case: &CloudCase, memory: &impl Memory, fill: u8) -> Result<Vec
     }
     if reduce == "mean" {
         let (output, counts, work) = (room(dtype, &sizes), room(DType::I32, &[batch, cells]), workspace(false)?);
+        let cells_of_points = room(DType::I32, &[batch, count]);
         let (out, counted, borrowed) = (&mut output.view_mut(), &mut counts.view_mut(), &mut work.view_mut());
+        let found = &mut cells_of_points.view_mut();
         // A batch of one has points and features of two axes as well as of three.
-        voxelize_counted(points, features, origin, edges, size, lengths, out, counted, borrowed, place)?;
+        voxelize_counted(points, features, origin, edges, size, lengths, out, counted, found, borrowed, place)?;
         work.finish("workspace of the counts", case);
         parts.extend([output.finish("voxelize_counted", case), counts.finish("counts", case)]);
+        parts.push(cells_of_points.finish("point_voxel", case));
 
         let bytes = voxelize_counted_workspace(batch, count, channels, size, case.grad.dtype.size(), place)?;
         let (output, work) = (room(dtype, &[batch, count, channels]), Room::new(memory, DType::U8, &[bytes], 0, fill));
         let (out, borrowed, grad) = (&mut output.view_mut(), &mut work.view_mut(), view(&case.grad));
-        let counts = Some(counts.view());
-        voxelize_backward(grad, points, None, origin, edges, size, reduce, lengths, counts, out, borrowed, place)?;
+        let counted = Some(Counted { counts: counts.view(), point_voxel: cells_of_points.view() });
+        voxelize_backward(grad, points, None, origin, edges, size, reduce, lengths, counted, out, borrowed, place)?;
         work.finish("workspace of the counted gradient", case);
         parts.push(output.finish("voxelize_backward of counts", case));
     }
@@ -284,6 +287,7 @@ fn wanted_grids<F: Float + Element>(case: &CloudCase) -> Vec<Part> {
         parts.extend([
             Part::new("voxelize_counted", &grid),
             Part::new("counts", &clouds.counts()),
+            Part::new("point_voxel", &clouds.point_voxel()),
             Part::new("voxelize_backward of counts", &gradient),
         ]);
     }

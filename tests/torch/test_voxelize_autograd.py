@@ -122,9 +122,11 @@ def test_counted_means_have_the_gradients_of_means(device: torch.device, rng: np
             continue
         del options["reduce"]
         leaf = features.detach().clone().requires_grad_()
-        means, counts = OPERATORS.voxelize_counted(points, leaf, *grid, **options)
-        assert not counts.requires_grad
+        means, counts, point_voxel = OPERATORS.voxelize_counted(points, leaf, *grid, **options)
+        assert not counts.requires_grad and not point_voxel.requires_grad
         assert_same_bits(counts, OPERATORS.voxelize(points, None, *grid, reduce="count", **options), case)
+        for voxels, each in zip(point_voxel, counts.flatten(1), strict=True):
+            assert_same_bits(torch.bincount(voxels[voxels >= 0], minlength=each.numel()).int(), each, case)
         result, found, _ = dense_answers(case, device)
         assert_same_bits(means, result, case)
         means.backward(wave(means))
@@ -133,10 +135,15 @@ def test_counted_means_have_the_gradients_of_means(device: torch.device, rng: np
         again = OPERATORS.voxelize_backward(wave(means), points, None, *grid, reduce="mean", **options)
         assert_same_bits(again, found, case)
     points, features = small(device)
-    counts = OPERATORS.voxelize(points, None, *CUBE, reduce="count")
+    _, counts, point_voxel = OPERATORS.voxelize_counted(points, features.detach(), *CUBE)
     check(lambda f: OPERATORS.voxelize_counted(points, f, *CUBE)[0], features)
     grad = torch.randn(2, 2, 4, 5, 2, dtype=F64, device=device, requires_grad=True)
-    check(lambda g: OPERATORS.voxelize_backward(g, points, None, *CUBE, reduce="mean", counts=counts), grad)
+    check(
+        lambda g: OPERATORS.voxelize_backward(
+            g, points, None, *CUBE, reduce="mean", counts=counts, point_voxel=point_voxel
+        ),
+        grad,
+    )
 
 
 @pytest.mark.parametrize("reduce", BLENDS)

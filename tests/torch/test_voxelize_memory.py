@@ -79,18 +79,30 @@ def test_counted(device: torch.device, dtype: torch.dtype) -> None:
     cuda = device.type == "cuda"
     for batch, count, channels in (*SHAPES, (1, 90_000, 5)):
         points, features = cloud(device, batch, count, channels, dtype)
-        means, counts = OPERATORS.voxelize_counted(points, features, *GRID)
+        means, *found = OPERATORS.voxelize_counted(points, features, *GRID)
         plan = OPERATORS._voxelize_workspace(batch, count, GRID[2], "mean", False, cuda)
-        found = allocated(lambda: OPERATORS.voxelize_counted(points, features, *GRID), device)  # noqa: B023
-        agree(found, [*size_of(means, counts), plan], device, (batch, count, channels))
+        bytes_found = allocated(lambda: OPERATORS.voxelize_counted(points, features, *GRID), device)  # noqa: B023
+        agree(bytes_found, [*size_of(means, *found), plan], device, (batch, count, channels))
         item = features.element_size()
         plan = OPERATORS._voxelize_counted_workspace(batch, count, channels, GRID[2], item, cuda)
         assert (plan > 0) == (cuda and count == 90_000)
 
-        def backward(grad: Tensor = means, where: Tensor = points, known: Tensor = counts) -> Tensor:
-            return OPERATORS.voxelize_backward(grad, where, None, *GRID, reduce="mean", counts=known)
+        def backward(grad: Tensor = means, where: Tensor = points, known: list[Tensor] = found) -> Tensor:
+            counts, voxels = known
+            return OPERATORS.voxelize_backward(
+                grad, where, None, *GRID, reduce="mean", counts=counts, point_voxel=voxels
+            )
 
         agree(allocated(backward, device), [*size_of(features), plan], device, (batch, count, channels))
+
+        # Nor does autograd make gradients of what has none.
+        leaf = features.detach().requires_grad_()
+        recorded = OPERATORS.voxelize_counted(points, leaf, *GRID)[0]
+
+        def gradient(result: Tensor = recorded, own: Tensor = leaf, grad: Tensor = means) -> Tensor:
+            return torch.autograd.grad(result, own, grad, retain_graph=True)[0]
+
+        agree(allocated(gradient, device), [*size_of(features), plan], device, (batch, count, channels))
 
 
 @pytest.mark.parametrize("capacity", [-1, 0, 50])

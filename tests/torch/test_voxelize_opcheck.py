@@ -92,8 +92,9 @@ def test_voxelize_backward(device: torch.device, types: tuple[torch.dtype, bool]
     reduce = turn(types, layout)
     own = features.detach() if reduce in ("max", "min") else None
     opcheck(OPERATORS.voxelize_backward.default, (grad, points, own, *CUBE), {"reduce": reduce})
-    counts = OPERATORS.voxelize(points, None, *CUBE, reduce="count")
-    opcheck(OPERATORS.voxelize_backward.default, (grad, points, None, *CUBE), {"reduce": "mean", "counts": counts})
+    _, counts, point_voxel = OPERATORS.voxelize_counted(points, features.detach(), *CUBE)
+    known = {"counts": counts, "point_voxel": point_voxel}
+    opcheck(OPERATORS.voxelize_backward.default, (grad, points, None, *CUBE), {"reduce": "mean", **known})
 
 
 @pytest.mark.parametrize(("types", "layout"), CASES, ids=name)

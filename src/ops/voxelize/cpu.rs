@@ -252,3 +252,16 @@ fn grids<F: Feature, K: Key>(groups: &Groups<K>, voxels: &Voxels, output: *mut F
         }
     });
 }
+
+/// Writes the cell of each point, or -1, where int32 counts them.
+pub(super) fn point_voxel(clouds: &Clouds, output: *mut i32, threads: &dyn Threads) {
+    let (output, points) = (Shared(output), clouds.points());
+    let dropped = clouds.grid.cells().unwrap_or(u64::MAX);
+    each_run::<u32>(clouds, 0..clouds.batch(), threads, |cloud, first, found| {
+        for (point, &cell) in (cloud * points + first..).zip(found) {
+            let cell = if u64::from(cell) < dropped { cell as i32 } else { -1 };
+            // SAFETY: the caller has an int32 for each point, and each comes once.
+            unsafe { output.set(point, cell) };
+        }
+    });
+}

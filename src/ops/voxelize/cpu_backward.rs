@@ -2,6 +2,7 @@
 
 use super::cells_cpu::{Key, each_run, with_key};
 use super::cpu::{POINT, Shared, clear, with_floating};
+use super::derivatives::Counted;
 use super::exact::Feature;
 use super::grid::Clouds;
 use super::groups_cpu::Groups;
@@ -15,14 +16,14 @@ use crate::threads::Threads;
 use half::{bf16, f16};
 use std::ops::Range;
 
-/// `voxelize_backward` of host memory; with `counts` of a mean nothing is borrowed.
+/// `voxelize_backward` of host memory; with what was `counted` for a mean nothing is borrowed.
 #[allow(clippy::too_many_arguments)]
 pub(super) fn backward(
     clouds: &Clouds,
     grad: View,
     features: Option<View>,
     reduce: Reduce,
-    counts: Option<View>,
+    counted: Option<Counted>,
     output: *mut u8,
     plan: &Workspace,
     workspace: *mut u8,
@@ -30,7 +31,7 @@ pub(super) fn backward(
 ) {
     with_floating!(grad.dtype(), F => match features.filter(|_| reduce.picks()) {
         Some(features) => send::<F>(clouds, &grad, &features, reduce, output.cast(), plan, workspace, threads),
-        None => spread::<F>(clouds, &grad, reduce, counts, output.cast(), plan, workspace, threads),
+        None => spread::<F>(clouds, &grad, reduce, counted, output.cast(), plan, workspace, threads),
     });
 }
 
@@ -40,16 +41,21 @@ fn spread<F: Feature>(
     clouds: &Clouds,
     grad: &View,
     reduce: Reduce,
-    counts: Option<View>,
+    counted: Option<Counted>,
     output: *mut F,
     plan: &Workspace,
     workspace: *mut u8,
     threads: &dyn Threads,
 ) {
     for cloud in 0..clouds.batch() {
+        let counts = counted.map(|counted| counted.counts);
         let rows = Rows { grad, reduce, counts, cloud, output: Shared(output), points: clouds.points() };
+        if let Some(counted) = &counted {
+            spread_known(&rows, &counted.point_voxel, plan.cells, threads);
+            continue;
+        }
         with_key!(plan.cells as u64, K => {
-            if plan.groups && counts.is_none() {
+            if plan.groups {
                 // SAFETY: `voxelize_backward` checked the workspace.
                 let groups = unsafe { Groups::<K>::new(clouds, cloud, plan, workspace, threads) };
                 spread_cells(&rows, &groups, plan.cells, threads);
@@ -174,13 +180,29 @@ fn spread_cells<F: Feature, K: Key>(rows: &Rows<F>, groups: &Groups<K>, cells: u
     });
 }
 
-/// Point by point, of a sum whose points have far more cells, or of a mean whose points were counted before.
+/// Point by point, of a mean whose points' cells are known, as are their counts.
+fn spread_known<F: Feature>(rows: &Rows<F>, point_voxel: &View, cells: usize, threads: &dyn Threads) {
+    let first = rows.cloud as isize * point_voxel.stride(0);
+    threads.run(rows.points, GRAIN, &|range| {
+        for point in range.start as i32..range.end as i32 {
+            // SAFETY: host memory of type `F`, and of int32 for each point; each point comes once.
+            unsafe {
+                match usize::try_from(*point_voxel.at::<i32>(first + point as isize)) {
+                    Ok(cell) if cell < cells => rows.send(cell, &[point], rows.counted(cell)),
+                    _ => rows.drop(&[point]),
+                }
+            }
+        }
+    });
+}
+
+/// Point by point, of a sum whose points have far more cells.
 fn spread_points<F: Feature, K: Key>(rows: &Rows<F>, clouds: &Clouds, cells: usize, threads: &dyn Threads) {
     each_run::<K>(clouds, rows.cloud..rows.cloud + 1, threads, |_, first, found| {
         for (point, key) in (first as i32..).zip(found) {
             let cell = key.cell() as usize;
             // SAFETY: host memory of type `F`; each point comes once.
-            unsafe { if cell < cells { rows.send(cell, &[point], rows.counted(cell)) } else { rows.drop(&[point]) } }
+            unsafe { if cell < cells { rows.send(cell, &[point], 1) } else { rows.drop(&[point]) } }
         }
     });
 }

@@ -1,5 +1,6 @@
 //! `voxelize` on CUDA: the launches.
 
+use super::Findings;
 use super::bins::Bins;
 use super::grid::Clouds;
 use super::launches::{self, Tiles};
@@ -69,7 +70,7 @@ impl Parts {
     }
 }
 
-/// Runs a launch that marks or counts the points of each cell, or that sets their counts to zero. One that counts comes
+/// Runs a launch that marks or counts the points of each cell, sets their counts to zero, or writes the cell of each. One that counts comes
 /// right after the one that makes the counts zero: its kernel reads points before that is done.
 ///
 /// # Safety
@@ -86,6 +87,22 @@ pub(super) unsafe fn by_point(
     let params = PointsParams { clouds: Points::new(clouds, tiles), output, places, each };
     // SAFETY: the caller's promise; PointsParams mirrors the kernel's struct.
     unsafe { cuda::launch(op, stream.device, stream.handle, FILE, &launch, &params) }
+}
+
+/// Writes the cell of each point, or -1, where int32 counts them.
+///
+/// # Safety
+/// As for [`sparse_rows`]: the output has an int32 for each point.
+unsafe fn place(op: &'static str, clouds: &Clouds, output: *mut u8, stream: Stream) -> Result<()> {
+    let tiles = launches::place(op, clouds.points.dtype(), clouds.batch(), clouds.points())?;
+    // SAFETY: the caller's promise.
+    unsafe { by_point(op, clouds, tiles, output, null_mut(), stream) }
+}
+
+/// The same of device memory that torch keeps until this stream has run (`Place::cuda`).
+pub(super) fn point_voxel(op: &'static str, clouds: &Clouds, output: *mut u8, stream: Stream) -> Result<()> {
+    // SAFETY: as in `forward`; the sizes are checked.
+    unsafe { place(op, clouds, output, stream) }
 }
 
 /// Marks points by bins of voxels, with what the workspace has for each chunk.
@@ -193,8 +210,9 @@ pub(crate) struct Grouped {
 }
 
 impl Parts {
-    pub fn grouped(&self) -> Grouped {
-        Grouped { entries: self.entries, table: self.table, cells: null_mut(), cursor: self.cursor }
+    /// With `cells` as there.
+    pub fn grouped(&self, cells: *mut u8) -> Grouped {
+        Grouped { entries: self.entries, table: self.table, cells, cursor: self.cursor }
     }
 }
 
@@ -283,11 +301,14 @@ pub(super) unsafe fn reduce_cells(
         }
         if let Some(tiling) = &plan.tiling {
             let parts = Parts::new(plan, workspace);
-            let chunks = tile(op, clouds, tiling, &parts.grouped(), null_mut(), 0, stream)?;
+            let chunks = tile(op, clouds, tiling, &parts.grouped(params.point_voxel), null_mut(), 0, stream)?;
             let Tiles { launch, tiles } = launches::tile_rows(op, reduce, backward, dtype, batch, tiling, channels)?;
             let rows = RowsParams { tiles: tiles as i32, ..*params };
             let params = TileRowsParams { rows, chunks, order: parts.order, cursor: parts.cursor };
             return cuda::launch(op, stream.device, stream.handle, TILES_FILE, &launch, &params);
+        }
+        if !params.point_voxel.is_null() {
+            place(op, clouds, params.point_voxel, stream)?;
         }
         let parts = group(op, clouds, plan, workspace, stream)?;
         let Tiles { launch, tiles } = launches::rows(op, reduce, backward, dtype, batch, plan.cells, channels)?;
@@ -302,7 +323,7 @@ pub(super) unsafe fn reduce_cells(
     }
 }
 
-/// `voxelize` of device memory; `counted` is null or has an int32 for each cell, which becomes how many points it has.
+/// `voxelize` of device memory; what is asked of the findings goes there, of features only.
 #[allow(clippy::too_many_arguments)]
 pub(super) fn forward(
     op: &'static str,
@@ -311,7 +332,7 @@ pub(super) fn forward(
     tangent: Option<View>,
     reduce: Reduce,
     output: *mut u8,
-    counted: *mut u8,
+    findings: Findings,
     plan: &Workspace,
     workspace: *mut u8,
     stream: Stream,
@@ -338,7 +359,8 @@ pub(super) fn forward(
         };
         let params = RowsParams {
             output,
-            counted,
+            counted: findings.counts,
+            point_voxel: findings.point_voxel,
             strides: [features.size(2) as i64 * plan.cells as i64, plan.cells as i64, 1],
             rows: plan.cells as i64,
             ..RowsParams::new(&features, tangent.as_ref(), reduce)

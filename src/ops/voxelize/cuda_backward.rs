@@ -2,10 +2,11 @@
 
 use super::cells_of;
 use super::cuda::{Parts, TILES_FILE, by_point, clear, reduce_cells, small_rows, tile};
+use super::derivatives::Counted;
 use super::gradient_plan::{self, elements_of_access};
 use super::grid::Clouds;
 use super::launches::{self, SENT, Tiles};
-use super::params::{Points, RowsParams, SpreadParams, TileRowsParams, strides};
+use super::params::{GatherParams, Points, RowsParams, SpreadParams, TileRowsParams, strides};
 use super::plan::Workspace;
 use super::reduce::Reduce;
 use super::tiling::CELLS_OF_POINT;
@@ -25,7 +26,7 @@ pub(super) fn backward(
     grad: View,
     features: Option<View>,
     reduce: Reduce,
-    counts: Option<View>,
+    counted: Option<Counted>,
     output: *mut u8,
     plan: &Workspace,
     workspace: *mut u8,
@@ -47,15 +48,15 @@ pub(super) fn backward(
             return reduce_cells(op, clouds, reduce, true, grad.dtype(), &params, plan, workspace, stream);
         }
         let mean = reduce == Reduce::Mean;
-        if let Some(counts) = counts.filter(|_| mean) {
-            let (from, counts) = (Source::new(&grad), counts.data());
+        if let Some(counted) = counted.filter(|_| mean) {
+            let (from, known) = (Source::new(&grad), Known::of(&counted));
             return match gradient_plan::shares(batch, points, channels, plan.cells, grad.dtype().size()) {
-                None => send(op, clouds, &from, counts, false, output, stream),
-                Some(pitch) => send_shares(op, clouds, &from, counts, plan.cells, pitch, output, workspace, stream),
+                None => gather(op, clouds, &from, &known, plan.cells, output, stream),
+                Some(pitch) => send_shares(op, clouds, &from, &known, plan.cells, pitch, output, workspace, stream),
             };
         }
         if !mean && gradient_plan::reads_alone(batch, points, channels, plan.cells, grad.dtype().size()) {
-            return send(op, clouds, &Source::new(&grad), null(), false, output, stream);
+            return send(op, clouds, &Source::new(&grad), &Known::NOTHING, false, output, stream);
         }
         // Of the points only their number matters.
         let rows = RowsParams {
@@ -72,7 +73,7 @@ pub(super) fn backward(
         let counted = mean && gradient_plan::counts_by_voxel(batch, points, channels, plan.cells);
         if let Some(tiling) = plan.tiling.as_ref().filter(|_| !counted) {
             let parts = Parts::new(plan, workspace);
-            let chunks = tile(op, clouds, tiling, &parts.grouped(), output, row_bytes, stream)?;
+            let chunks = tile(op, clouds, tiling, &parts.grouped(null_mut()), output, row_bytes, stream)?;
             let Tiles { launch, tiles } = launches::tile_spread(op, grad.dtype(), batch, tiling, channels)?;
             let rows = RowsParams { tiles: tiles as i32, ..rows };
             let params = TileRowsParams { rows, chunks, order: parts.order, cursor: parts.cursor };
@@ -88,7 +89,8 @@ pub(super) fn backward(
             let count = launches::points(op, Reduce::Count, dtype, batch, points)?;
             by_point(op, clouds, count, workspace, null_mut(), stream)?;
         }
-        send(op, clouds, &Source::new(&grad), if mean { workspace } else { null() }, mean, output, stream)
+        let known = if mean { Known { counts: workspace, ..Known::NOTHING } } else { Known::NOTHING };
+        send(op, clouds, &Source::new(&grad), &known, mean, output, stream)
     }
 }
 
@@ -120,6 +122,7 @@ impl Source {
             clouds,
             grad: self.data,
             counts: null(),
+            point_voxel: null(),
             output,
             cloud_stride,
             channel_stride,
@@ -134,27 +137,75 @@ impl Source {
     }
 }
 
-/// Sends every point the gradient of its voxel, divided by how many points share it where there are `counts`; `follows`
+/// What a launch that sends a gradient need not find, null where it must: how many points share each cell, the cell of
+/// each point.
+#[derive(Clone, Copy)]
+struct Known {
+    counts: *const u8,
+    point_voxel: *const u8,
+}
+
+impl Known {
+    const NOTHING: Known = Known { counts: null(), point_voxel: null() };
+
+    fn of(counted: &Counted) -> Self {
+        Known { counts: counted.counts.data(), point_voxel: counted.point_voxel.data() }
+    }
+}
+
+/// Sends every point the gradient of its voxel, divided by how many points share it where there are counts; `follows`
 /// another launch of the call.
 ///
 /// # Safety
-/// As for [`clear`]: there are counts of all cells or none, and the output has a row for each point.
+/// As for [`clear`]: there are counts of all cells or none, cells of all points or none, and the output has a row for
+/// each point.
 unsafe fn send(
     op: &'static str,
     clouds: &Clouds,
     from: &Source,
-    counts: *const u8,
+    known: &Known,
     follows: bool,
     output: *mut u8,
     stream: Stream,
 ) -> Result<()> {
     let (batch, points, channels) = (clouds.batch(), clouds.points(), from.channels);
     let each = launches::points_of_sender(batch, points, channels, cells_of(op, &clouds.grid)?);
-    let Tiles { launch, tiles } =
-        launches::spread(op, clouds.points.dtype(), from.dtype, batch, points, channels, each)?;
+    let &Known { counts, point_voxel } = known;
+    let found = point_voxel.is_null().then_some(clouds.points.dtype());
+    let Tiles { launch, tiles } = launches::spread(op, found, from.dtype, batch, points, channels, each)?;
     let params = from.to(Points::new(clouds, tiles), output, channels);
-    let params = SpreadParams { counts, follows: i32::from(follows), each: each as i32, ..params };
+    let params = SpreadParams { counts, point_voxel, follows: i32::from(follows), each: each as i32, ..params };
     // SAFETY: the caller's promise; SpreadParams mirrors the kernel's struct.
+    unsafe { cuda::launch(op, stream.device, stream.handle, SPREAD_FILE, &launch, &params) }
+}
+
+/// The same of few elements, or of one channel, where the cells of all points are known.
+///
+/// # Safety
+/// As for [`send`].
+unsafe fn gather(
+    op: &'static str,
+    clouds: &Clouds,
+    from: &Source,
+    known: &Known,
+    cells: usize,
+    output: *mut u8,
+    stream: Stream,
+) -> Result<()> {
+    let (batch, points, channels) = (clouds.batch(), clouds.points(), from.channels);
+    let Tiles { launch, tiles } = launches::gather(op, from.dtype, batch, points, channels)?;
+    let params = GatherParams {
+        grad: from.data,
+        counts: known.counts,
+        point_voxel: known.point_voxel,
+        output,
+        strides: from.strides,
+        points: points as i64,
+        cells: cells as i64,
+        channels: channels as u32,
+        tiles: tiles as i32,
+    };
+    // SAFETY: the caller's promise; GatherParams mirrors the kernel's struct.
     unsafe { cuda::launch(op, stream.device, stream.handle, SPREAD_FILE, &launch, &params) }
 }
 
@@ -167,7 +218,7 @@ unsafe fn send_shares(
     op: &'static str,
     clouds: &Clouds,
     from: &Source,
-    counts: *const u8,
+    known: &Known,
     cells: usize,
     pitch: usize,
     output: *mut u8,
@@ -175,12 +226,16 @@ unsafe fn send_shares(
     stream: Stream,
 ) -> Result<()> {
     let Tiles { launch, tiles } = launches::share(op, from.dtype, clouds.batch(), cells, from.channels)?;
-    let params = SpreadParams { counts, ..from.to(Points::new(clouds, tiles), workspace, pitch) };
+    let params = SpreadParams { counts: known.counts, ..from.to(Points::new(clouds, tiles), workspace, pitch) };
     let (strides, loads) = ([(cells * pitch) as i64, 1, pitch as i64], params.stores);
     let shares = Source { data: workspace, strides, loads, ..*from };
     // SAFETY: the caller's promise; SpreadParams mirrors the kernel's struct.
     unsafe {
         cuda::launch(op, stream.device, stream.handle, SPREAD_FILE, &launch, &params)?;
-        send(op, clouds, &shares, null(), true, output, stream)
+        let known = Known { counts: null(), ..*known };
+        if from.channels == 1 {
+            return gather(op, clouds, &shares, &known, cells, output, stream);
+        }
+        send(op, clouds, &shares, &known, true, output, stream)
     }
 }

@@ -1,26 +1,35 @@
 //! The derivatives of [`voxelize`](super::voxelize) by the features, as functions that have derivatives themselves, and
 //! the counts that one of them need not find again.
 
-#[cfg(feature = "cuda")]
-use super::cuda_backward;
-use super::grid::Grid;
+use super::grid::{Clouds, Grid};
 use super::reduce::Reduce;
 use super::{
-    Call, OP as VOXELIZE, call_of, cells_of, check_workspace, cpu_backward, features_of, forward, gradient_plan, plan,
+    Call, Findings, OP as VOXELIZE, call_of, cells_of, check_workspace, cpu, cpu_backward, features_of, forward,
+    gradient_plan, plan,
 };
+#[cfg(feature = "cuda")]
+use super::{cuda, cuda_backward};
 use crate::device::{Place, Where};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, View, ViewMut};
-use std::ptr::null_mut;
 
-/// [`voxelize`](super::voxelize) to `"mean"`, and how many points each voxel has, which [`voxelize_backward`] need not
-/// count again then.
+/// What [`voxelize_counted`] finds beside the means.
+#[derive(Clone, Copy)]
+pub struct Counted<'a> {
+    /// Dense int32 `[B, X * Y * Z]`: how many points each voxel has.
+    pub counts: View<'a>,
+    /// Dense int32 `[B, N]`: the voxel of each point, row-major, or -1 where it is dropped.
+    pub point_voxel: View<'a>,
+}
+
+/// [`voxelize`](super::voxelize) to `"mean"`, and what [`voxelize_backward`] need not find again then: how many points
+/// each voxel has, and in which each point lies.
 ///
-/// * `counts`: dense int32 `[B, X * Y * Z]`.
+/// * `counts`, `point_voxel`: dense int32 `[B, X * Y * Z]` and `[B, N]`, as in [`Counted`].
 /// * `workspace`: as planned for `"mean"`.
 ///
 /// # Errors
-/// As for [`voxelize`](super::voxelize).
+/// As for [`voxelize`](super::voxelize); and [`Error::Value`] for a grid whose voxels int32 does not count.
 #[allow(clippy::too_many_arguments)]
 pub fn voxelize_counted(
     points: View,
@@ -31,19 +40,38 @@ pub fn voxelize_counted(
     lengths: Option<View>,
     output: &mut ViewMut,
     counts: &mut ViewMut,
+    point_voxel: &mut ViewMut,
     workspace: &mut ViewMut,
     place: &Place,
 ) -> Result<()> {
     const OP: &str = "voxelize_counted";
     let call = call_of(OP, points, Some(features), origin, voxel_size, grid_size, "mean", lengths, |_| true, place)?;
-    counts.check_as(OP, "counts", DType::I32, [call.clouds.batch(), cells_of(OP, &call.clouds.grid)?, 1])?;
-    // On CUDA the launches that find the means write the counts as well.
-    if place.0.is_cuda() && !output.is_empty() {
-        return forward(OP, &call, None, output, counts.data(), workspace, place);
+    let (batch, cells) = (call.clouds.batch(), cells_of(OP, &call.clouds.grid)?);
+    if i32::try_from(cells).is_err() {
+        let most = i32::MAX;
+        return Err(Error::Value(format!("{OP}: grid_size must make at most {most} voxels, got {cells}")));
     }
-    forward(OP, &call, None, output, null_mut(), workspace, place)?;
+    counts.check_as(OP, "counts", DType::I32, [batch, cells, 1])?;
+    point_voxel.check_as(OP, "point_voxel", DType::I32, [batch, call.clouds.points(), 1])?;
+    // On CUDA the launches that find the means leave the others as well.
+    if place.0.is_cuda() && !output.is_empty() {
+        let findings = Findings { counts: counts.data(), point_voxel: point_voxel.data() };
+        return forward(OP, &call, None, output, findings, workspace, place);
+    }
+    forward(OP, &call, None, output, Findings::UNASKED, workspace, place)?;
     let call = Call { features: None, reduce: Reduce::Count, ..call };
-    forward(OP, &call, None, counts, null_mut(), workspace, place)
+    forward(OP, &call, None, counts, Findings::UNASKED, workspace, place)?;
+    match place.0 {
+        _ if point_voxel.is_empty() => Ok(()),
+        Where::Cpu(threads) => {
+            cpu::point_voxel(&call.clouds, point_voxel.data().cast(), threads);
+            Ok(())
+        }
+        #[cfg(feature = "cuda")]
+        Where::Cuda(stream) => cuda::point_voxel(OP, &call.clouds, point_voxel.data(), stream),
+        #[cfg(not(feature = "cuda"))]
+        Where::Cuda(_) => Err(crate::ops::resample::no_cuda(OP)),
+    }
 }
 
 /// The derivative of [`voxelize`](super::voxelize) along a direction of the features: of `"max"` and `"min"` the tangent
@@ -81,32 +109,38 @@ pub fn voxelize_tangent(
             tangent.dtype().name()
         )));
     }
-    forward(OP, &call, Some(tangent), output, null_mut(), workspace, place)
+    forward(OP, &call, Some(tangent), output, Findings::UNASKED, workspace, place)
 }
 
-/// Refuses counts that are not those of so many grids.
-fn check_counts(op: &str, counts: &View, reduce: Reduce, batch: usize, cells: usize) -> Result<()> {
+/// Refuses what was not found for so many grids and clouds.
+fn check_counted(op: &str, counted: &Counted, reduce: Reduce, clouds: &Clouds, cells: usize) -> Result<()> {
     if reduce != Reduce::Mean {
         return Err(Error::Value(format!("{op}: counts must be none where reduce is not \"mean\", got some")));
     }
-    let dense = counts.rank() == 2 && counts.stride(1) == 1 && (batch < 2 || counts.stride(0) == cells as isize);
-    if counts.dtype() == DType::I32 && dense && counts.shape().sizes() == [batch, cells] {
-        return Ok(());
+    let batch = clouds.batch();
+    for (name, view, each) in
+        [("counts", &counted.counts, cells), ("point_voxel", &counted.point_voxel, clouds.points())]
+    {
+        let dense = view.rank() == 2
+            && (each < 2 || view.stride(1) == 1)
+            && (batch < 2 || each == 0 || view.stride(0) == each as isize);
+        if view.dtype() != DType::I32 || !dense || view.shape().sizes() != [batch, each] {
+            let (dtype, found) = (view.dtype().name(), view.shape());
+            return Err(Error::Value(format!(
+                "{op}: {name} must be int32, dense and of shape [{batch}, {each}], got {dtype} of shape {found}"
+            )));
+        }
     }
-    let (dtype, found) = (counts.dtype().name(), counts.shape());
-    Err(Error::Value(format!(
-        "{op}: counts must be int32, dense and of shape [{batch}, {cells}], got {dtype} of shape {found}"
-    )))
+    Ok(())
 }
 
 /// The gradient of [`voxelize`](super::voxelize) by the features.
 ///
 /// * `grad`: `[B, C, X * Y * Z]`, any strides.
 /// * `features`: read for `"max"` and `"min"` only.
-/// * `counts`: for `"mean"` only, dense int32 `[B, X * Y * Z]`: what [`voxelize_counted`] found for these clouds. Without
-///   it points are counted again.
+/// * `counted`: for `"mean"` only, what [`voxelize_counted`] found for these clouds. Without it points are counted again.
 /// * `output`: dense `[B, N, C]` of the gradient's type.
-/// * `workspace`: as planned with `backward`, or with `counts` by [`voxelize_counted_workspace`].
+/// * `workspace`: as planned with `backward`, or with `counted` by [`voxelize_counted_workspace`].
 ///
 /// # Errors
 /// As for [`voxelize`](super::voxelize).
@@ -120,7 +154,7 @@ pub fn voxelize_backward(
     grid_size: &[i64],
     reduce: &str,
     lengths: Option<View>,
-    counts: Option<View>,
+    counted: Option<Counted>,
     output: &mut ViewMut,
     workspace: &mut ViewMut,
     place: &Place,
@@ -146,12 +180,12 @@ pub fn voxelize_backward(
         let (wanted, found) = (features.dtype().name(), grad.dtype().name());
         return Err(Error::Type(format!("{OP}: grad must be {wanted} (as features), got {found}")));
     }
-    if let Some(counts) = &counts {
-        check_counts(OP, counts, *kind, clouds.batch(), cells)?;
+    if let Some(counted) = &counted {
+        check_counted(OP, counted, *kind, clouds, cells)?;
     }
     output.check(OP, grad.dtype(), [clouds.batch(), clouds.points(), grad.size(1)])?;
     let plan = plan::Workspace::new(OP, clouds.batch(), clouds.points(), cells, *kind, true, place.0.is_cuda())?;
-    let borrowed = match counts {
+    let borrowed = match counted {
         Some(_) => gradient_plan::shares_bytes(
             clouds.batch(),
             clouds.points(),
@@ -169,20 +203,20 @@ pub fn voxelize_backward(
     match place.0 {
         Where::Cpu(threads) => {
             let (output, workspace) = (output.data(), workspace.data());
-            cpu_backward::backward(clouds, grad, *features, *kind, counts, output, &plan, workspace, threads);
+            cpu_backward::backward(clouds, grad, *features, *kind, counted, output, &plan, workspace, threads);
             Ok(())
         }
         #[cfg(feature = "cuda")]
         Where::Cuda(stream) => {
             let (output, workspace) = (output.data(), workspace.data());
-            cuda_backward::backward(OP, clouds, grad, *features, *kind, counts, output, &plan, workspace, stream)
+            cuda_backward::backward(OP, clouds, grad, *features, *kind, counted, output, &plan, workspace, stream)
         }
         #[cfg(not(feature = "cuda"))]
         Where::Cuda(_) => Err(crate::ops::resample::no_cuda(OP)),
     }
 }
 
-/// Bytes that [`voxelize_backward`] borrows where counts are given, for a gradient of so many channels of `item` bytes.
+/// Bytes that [`voxelize_backward`] borrows with what was counted, for a gradient of so many channels of `item` bytes.
 ///
 /// # Errors
 /// As for [`voxelize_workspace`](super::voxelize_workspace).
@@ -206,5 +240,5 @@ pub(crate) fn keeps_counts(batch: i64, points: i64, channels: i64, grid_size: &[
     let [Ok(batch), Ok(points), Ok(channels)] = known else { return false };
     let grid = Grid::new(VOXELIZE, DType::F64, &[0.0; 3], &[1.0], grid_size, None);
     let Ok(cells) = grid.and_then(|grid| cells_of(VOXELIZE, &grid)) else { return false };
-    cuda && gradient_plan::keeps_counts(batch, points, channels, cells, item)
+    cuda && i32::try_from(cells).is_ok() && gradient_plan::keeps_counts(batch, points, channels, cells, item)
 }

@@ -72,9 +72,11 @@ pub(crate) fn reads_alone(batch: usize, points: usize, channels: usize, cells: u
     is_near(batch, cells, channels.saturating_mul(item)) && more <= ELEMENTS_OF_TILES
 }
 
-/// Elements of points that each read a sector for every channel, up to which that takes no longer than another launch;
-/// and bytes of the grids, which that launch reads and writes, that take as long as one of these.
+/// Elements of points that each read a sector for every channel, up to which that takes no longer than another launch,
+/// and of points with one channel, whose count takes as long as its gradient; and bytes of the grids, which that launch
+/// reads and writes, that take as long as one of these.
 const ELEMENTS_OF_SHARES: usize = 1 << 18;
+const ELEMENTS_OF_ONE: usize = 800_000;
 const BYTES_OF_ELEMENT: usize = 16;
 
 /// Elements from the channels of a voxel to those of the next where they lie side by side: whole accesses.
@@ -89,7 +91,8 @@ fn pitch(channels: usize, item: usize) -> usize {
 pub(crate) fn shares(batch: usize, points: usize, channels: usize, cells: usize, item: usize) -> Option<usize> {
     let elements = batch.saturating_mul(points).saturating_mul(channels);
     let grids = batch.saturating_mul(cells).saturating_mul(channels.saturating_mul(item));
-    let few = elements <= ELEMENTS_OF_SHARES.saturating_add(grids / BYTES_OF_ELEMENT);
+    let most = if channels == 1 { ELEMENTS_OF_ONE } else { ELEMENTS_OF_SHARES };
+    let few = elements <= most.saturating_add(grids / BYTES_OF_ELEMENT);
     let alone = few && all_near(batch, channels, cells, item);
     (!alone && keeps_counts(batch, points, channels, cells, item)).then(|| pitch(channels, item))
 }
@@ -147,7 +150,8 @@ mod tests {
         assert_eq!((shares(300_000, 3, 100, 4), shares(300_000, 3, 64, 4)), (None, Some(4)), "a large grid");
         assert_eq!((shares(704_331, 4, 89, 2), shares(704_331, 5, 89, 2)), (Some(4), Some(8)));
         assert_eq!((shares(1_000_000, 33, 20, 2), shares(1_000_000, 3, 20, 8)), (Some(40), Some(4)));
-        assert_eq!((shares(500_000, 1, 50, 2), shares(500_000, 8, 128, 4)), (Some(2), None), "of one channel; far");
+        assert_eq!((shares(764_652, 1, 22, 2), shares(1_000_000, 1, 30, 2)), (None, Some(2)), "of one channel");
+        assert_eq!(shares(500_000, 8, 128, 4), None, "far");
         assert_eq!(
             (shares(15_383_746, 4, 417, 4), shares(6_430_757, 23, 273, 2)),
             (Some(4), Some(24)),

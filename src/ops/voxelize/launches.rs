@@ -95,6 +95,11 @@ pub fn reset(op: &str, dtype: DType, batch: usize, points: usize) -> Result<Tile
     tiles(op, kernel_name!(@floats "voxelize_reset_", "", dtype), batch, points, points_of_thread(batch, points))
 }
 
+/// Writes the cell of each point, as above.
+pub fn place(op: &str, dtype: DType, batch: usize, points: usize) -> Result<Tiles> {
+    tiles(op, kernel_name!(@floats "voxelize_place_", "", dtype), batch, points, points_of_thread(batch, points))
+}
+
 /// Marks points in bits, as above.
 pub fn marks(op: &str, dtype: DType, batch: usize, points: usize) -> Result<Tiles> {
     tiles(op, kernel_name!(@floats "voxelize_mark_", "", dtype), batch, points, COUNTED)
@@ -124,10 +129,11 @@ pub fn points_of_sender(batch: usize, points: usize, channels: usize, cells: usi
     if many && channels == 1 && i32::try_from(cells).is_ok() { 4 } else { 1 }
 }
 
-/// Sends a gradient to every point: a thread eight channels of a point, or one of so many points.
+/// Sends a gradient to every point: a thread eight channels of a point, or one of so many points. Without a type of the
+/// points their cells are known.
 pub fn spread(
     op: &str,
-    points: DType,
+    points: Option<DType>,
     grad: DType,
     batch: usize,
     count: usize,
@@ -135,12 +141,18 @@ pub fn spread(
     each: u64,
 ) -> Result<Tiles> {
     let kernel = match points {
-        DType::F64 => kernel_name!(@floats "voxelize_spread_f64_", "", grad),
-        DType::F32 => kernel_name!(@floats "voxelize_spread_f32_", "", grad),
-        DType::F16 => kernel_name!(@floats "voxelize_spread_f16_", "", grad),
+        None => kernel_name!(@floats "voxelize_spread_known_", "", grad),
+        Some(DType::F64) => kernel_name!(@floats "voxelize_spread_f64_", "", grad),
+        Some(DType::F32) => kernel_name!(@floats "voxelize_spread_f32_", "", grad),
+        Some(DType::F16) => kernel_name!(@floats "voxelize_spread_f16_", "", grad),
         _ => kernel_name!(@floats "voxelize_spread_bf16_", "", grad),
     };
     tiles(op, kernel, batch, count.saturating_mul(channels.div_ceil(SENT)), each)
+}
+
+/// Sends a gradient to every point of a voxel that is known: a thread an element.
+pub fn gather(op: &str, dtype: DType, batch: usize, points: usize, channels: usize) -> Result<Tiles> {
+    tiles(op, kernel_name!(@floats "voxelize_gather_", "", dtype), batch, points.saturating_mul(channels), 1)
 }
 
 /// Works out what each point of a voxel gets: a thread a voxel.
@@ -314,7 +326,7 @@ mod tests {
         assert_eq!(parts(16, 300), 3);
         let spread = |count, channels| {
             let each = points_of_sender(2, count, channels, 1000);
-            spread("voxelize", DType::F64, DType::F32, 2, count, channels, each).unwrap().launch.grid
+            spread("voxelize", None, DType::F32, 2, count, channels, each).unwrap().launch.grid
         };
         assert_eq!((spread(300, 9), spread(300, 64)), ([6, 1, 1], [20, 1, 1]), "a thread eight channels");
         assert_eq!((spread(300_000, 64)[0], spread(300, 0)[0]), (18_750, 0));

@@ -76,6 +76,21 @@ fn features_of<'a>(op: &str, features: View<'a>, points: &View, single: bool) ->
     Ok(features)
 }
 
+/// What a reduction finds on its way and leaves where somebody asks; null where nobody does.
+#[derive(Clone, Copy)]
+struct Findings {
+    /// int32 for each cell: how many points it has.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+    counts: *mut u8,
+    /// int32 for each point: its cell, or -1.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+    point_voxel: *mut u8,
+}
+
+impl Findings {
+    const UNASKED: Findings = Findings { counts: null_mut(), point_voxel: null_mut() };
+}
+
 /// A checked call.
 struct Call<'a> {
     clouds: Clouds<'a>,
@@ -192,7 +207,7 @@ pub fn voxelize(
 ) -> Result<()> {
     let needs = Reduce::reads_features;
     let call = call_of(OP, points, features, origin, voxel_size, grid_size, reduce, lengths, needs, place)?;
-    forward(OP, &call, None, output, null_mut(), workspace, place)
+    forward(OP, &call, None, output, Findings::UNASKED, workspace, place)
 }
 
 fn forward(
@@ -200,7 +215,7 @@ fn forward(
     call: &Call,
     tangent: Option<View>,
     output: &mut ViewMut,
-    #[cfg_attr(not(feature = "cuda"), allow(unused_variables))] counted: *mut u8,
+    #[cfg_attr(not(feature = "cuda"), allow(unused_variables))] findings: Findings,
     workspace: &mut ViewMut,
     place: &Place,
 ) -> Result<()> {
@@ -222,7 +237,7 @@ fn forward(
         #[cfg(feature = "cuda")]
         Where::Cuda(stream) => {
             let (output, workspace) = (output.data(), workspace.data());
-            cuda::forward(op, clouds, *features, tangent, *reduce, output, counted, &plan, workspace, stream)
+            cuda::forward(op, clouds, *features, tangent, *reduce, output, findings, &plan, workspace, stream)
         }
         #[cfg(not(feature = "cuda"))]
         Where::Cuda(_) => Err(crate::ops::resample::no_cuda(op)),

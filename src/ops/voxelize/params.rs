@@ -139,6 +139,7 @@ pub(crate) struct SpreadParams {
     pub clouds: Points,
     pub grad: *const u8,
     pub counts: *const u8,
+    pub point_voxel: *const u8,
     pub output: *mut u8,
     pub cloud_stride: i64,
     pub channel_stride: i64,
@@ -151,7 +152,24 @@ pub(crate) struct SpreadParams {
     pub each: i32,
 }
 
-const _: () = assert!(size_of::<SpreadParams>() == 232);
+const _: () = assert!(size_of::<SpreadParams>() == 240);
+
+/// `VoxelizeGatherParams` in the kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GatherParams {
+    pub grad: *const u8,
+    pub counts: *const u8,
+    pub point_voxel: *const u8,
+    pub output: *mut u8,
+    pub strides: [i64; 3],
+    pub points: i64,
+    pub cells: i64,
+    pub channels: u32,
+    pub tiles: i32,
+}
+
+const _: () = assert!(size_of::<GatherParams>() == 80);
 
 /// `VoxelizeRowsParams` in the kernel.
 #[repr(C)]
@@ -168,6 +186,7 @@ pub(crate) struct RowsParams {
     pub grad: *const u8,
     pub output: *mut u8,
     pub counted: *mut u8,
+    pub point_voxel: *mut u8,
     /// Of the rows' side: cloud, channel, row.
     pub strides: [i64; 3],
     /// Of one grid, or all of a sparse one.
@@ -180,7 +199,7 @@ pub(crate) struct RowsParams {
     pub tiles: i32,
 }
 
-const _: () = assert!(size_of::<RowsParams>() == 192);
+const _: () = assert!(size_of::<RowsParams>() == 200);
 
 /// `Chunks` in the kernels.
 #[repr(C)]
@@ -222,7 +241,7 @@ pub(crate) struct TileRowsParams {
     pub cursor: *mut u8,
 }
 
-const _: () = assert!(size_of::<TileRowsParams>() == 256);
+const _: () = assert!(size_of::<TileRowsParams>() == 264);
 
 /// `Small` in the kernels.
 #[repr(C)]
@@ -267,7 +286,7 @@ pub(crate) struct SmallRowsParams {
     pub small: Small,
 }
 
-const _: () = assert!(size_of::<SmallRowsParams>() == 352);
+const _: () = assert!(size_of::<SmallRowsParams>() == 360);
 
 pub(crate) fn strides(view: &View) -> [i64; 3] {
     [0, 1, 2].map(|axis| view.stride(axis) as i64)
@@ -292,6 +311,7 @@ impl RowsParams {
             grad: null(),
             output: null_mut(),
             counted: null_mut(),
+            point_voxel: null_mut(),
             strides: [0; 3],
             rows: 0,
             batch: features.size(0) as i64,
