@@ -51,7 +51,10 @@ pub(super) fn backward(
         if let Some(counted) = counted.filter(|_| mean) {
             let (from, known) = (Source::new(&grad), Known::of(&counted));
             return match gradient_plan::shares(batch, points, channels, plan.cells, grad.dtype().size()) {
-                None => gather(op, clouds, &from, &known, plan.cells, output, stream),
+                None if i32::try_from(points.saturating_mul(channels)).is_ok() => {
+                    gather(op, clouds, &from, &known, plan.cells, output, stream)
+                }
+                None => send(op, clouds, &from, &known, false, output, stream),
                 Some(pitch) => send_shares(op, clouds, &from, &known, plan.cells, pitch, output, workspace, stream),
             };
         }
@@ -179,7 +182,7 @@ unsafe fn send(
     unsafe { cuda::launch(op, stream.device, stream.handle, SPREAD_FILE, &launch, &params) }
 }
 
-/// The same of few elements, or of one channel, where the cells of all points are known.
+/// The same an element a thread, of a cloud's that int32 counts, where the cells of all points are known.
 ///
 /// # Safety
 /// As for [`send`].
