@@ -328,7 +328,8 @@ Tensor voxelize_tangent(
     const at::AutoDispatchBelowADInplaceOrView guard;
     return call_tangent(
         tangent, features,
-        {points, origin.vec(), voxel_size.vec(), grid_size.vec(), std::string(reduce), lengths, std::nullopt, std::nullopt});
+        {points, origin.vec(), voxel_size.vec(), grid_size.vec(), std::string(reduce), lengths, std::nullopt,
+         std::nullopt});
   }
   return Tangent::apply(
       tangent, features.detach(), points, origin.vec(), voxel_size.vec(), grid_size.vec(), std::string(reduce),
@@ -343,7 +344,8 @@ Tensor voxelize_backward(
     const at::AutoDispatchBelowADInplaceOrView guard;
     return call_backward(
         grad, features,
-        {points, origin.vec(), voxel_size.vec(), grid_size.vec(), std::string(reduce), lengths, counts, point_voxel});
+        {points, origin.vec(), voxel_size.vec(), grid_size.vec(), std::string(reduce), lengths, counts,
+         point_voxel});
   }
   const Optional fixed = features.has_value() ? Optional(features->detach()) : std::nullopt;
   return Backward::apply(

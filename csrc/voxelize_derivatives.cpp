@@ -196,7 +196,8 @@ Tensor voxelize_backward(
     const Optional& lengths,
     const Optional& counts,
     const Optional& point_voxel) {
-  const auto size = check_backward(grad, points, features, origin, voxel_size, grid_size, reduce, lengths, counts, point_voxel);
+  const auto size =
+      check_backward(grad, points, features, origin, voxel_size, grid_size, reduce, lengths, counts, point_voxel);
   const c10::OptionalDeviceGuard guard(points.device());
   check_length_data("voxelize_backward", points, lengths);
   // The three axes of the grid as one: a view where the strides allow it.
@@ -214,7 +215,8 @@ Tensor voxelize_backward(
   rust_call([&] {
     core::voxelize_backward(
         operand(cells), operand(points), operand(features), slice(origin), slice(voxel_size), slice(grid_size),
-        str(reduce), operand(lengths), operand(counted), operand(found), flat(output), flat(workspace), place(points.device()));
+        str(reduce), operand(lengths), operand(counted), operand(found), flat(output), flat(workspace),
+        place(points.device()));
   });
   return output;
 }
@@ -230,7 +232,8 @@ Tensor voxelize_backward_meta(
     const Optional& lengths,
     const Optional& counts,
     const Optional& point_voxel) {
-  const auto size = check_backward(grad, points, features, origin, voxel_size, grid_size, reduce, lengths, counts, point_voxel);
+  const auto size =
+      check_backward(grad, points, features, origin, voxel_size, grid_size, reduce, lengths, counts, point_voxel);
   return at::empty_symint(size, grad.options());
 }
 

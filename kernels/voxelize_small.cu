@@ -155,12 +155,12 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4)
 #define KERNEL(NAME, V, ...)                                                                                           \
   extern "C" __global__ void __launch_bounds__(BLOCK, 4)                                                               \
       voxelize_small_##NAME(const __grid_constant__ VoxelizeSmallRowsParams p) {                                       \
-    reduce_tile<V, __VA_ARGS__>(p.rows, Found(p.small, p.rows.point_voxel));                                                               \
+    reduce_tile<V, __VA_ARGS__>(p.rows, Found(p.small, p.rows.point_voxel));                                           \
   }
 #define TYPE(NAME, V)                                                                                                  \
   extern "C" __global__ void __launch_bounds__(BLOCK, 4)                                                               \
       voxelize_small_link_##NAME(const __grid_constant__ VoxelizeSmallRowsParams p) {                                  \
-    sum_tile<V>(p.rows, Found(p.small, p.rows.point_voxel));                                                                               \
+    sum_tile<V>(p.rows, Found(p.small, p.rows.point_voxel));                                                           \
   }                                                                                                                    \
   KERNEL(sum_##NAME, V, Summed<V>)                                                                                     \
   KERNEL(pick_##NAME, V, Picked<V, false>)                                                                             \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -144,6 +145,23 @@ def test_counted_means_have_the_gradients_of_means(device: torch.device, rng: np
         ),
         grad,
     )
+
+
+def test_what_was_counted_is_checked(device: torch.device) -> None:
+    points, features = small(device)
+    means, counts, point_voxel = OPERATORS.voxelize_counted(points, features.detach(), *CUBE)
+    given = {"counts": counts, "point_voxel": point_voxel}
+    shape = list(point_voxel.shape)
+    for wrong, kind, text in [
+        ({"point_voxel": None}, ValueError, "counts and point_voxel must be given together, got only counts"),
+        ({"counts": None}, ValueError, "counts and point_voxel must be given together, got only point_voxel"),
+        ({"counts": counts.long()}, TypeError, "counts must be int32, got int64"),
+        ({"point_voxel": point_voxel.float()}, TypeError, "point_voxel must be int32, got float32"),
+        ({"point_voxel": point_voxel[:, 1:]}, ValueError, f"point_voxel must have shape {shape}"),
+        ({"reduce": "sum"}, ValueError, 'counts must be none where reduce is not "mean", got some for "sum"'),
+    ]:
+        with pytest.raises(kind, match=re.escape(f"voxelize_backward: {text}")):
+            OPERATORS.voxelize_backward(means, points, None, *CUBE, **{**given, **wrong})
 
 
 @pytest.mark.parametrize("reduce", BLENDS)

@@ -70,8 +70,8 @@ impl Parts {
     }
 }
 
-/// Runs a launch that marks or counts the points of each cell, sets their counts to zero, or writes the cell of each. One that counts comes
-/// right after the one that makes the counts zero: its kernel reads points before that is done.
+/// Runs a launch that marks or counts the points of each cell, sets their counts to zero, or writes the cell of each.
+/// One that counts comes right after the one that makes the counts zero: its kernel reads points before that is done.
 ///
 /// # Safety
 /// As for [`sparse_rows`]: the output has a place for each cell, and `places` is null or has one for each point.

@@ -172,9 +172,12 @@ unsafe fn send(
     stream: Stream,
 ) -> Result<()> {
     let (batch, points, channels) = (clouds.batch(), clouds.points(), from.channels);
-    let each = launches::points_of_sender(batch, points, channels, cells_of(op, &clouds.grid)?);
     let &Known { counts, point_voxel } = known;
     let found = point_voxel.is_null().then_some(clouds.points.dtype());
+    let each = match found {
+        Some(_) => launches::points_of_sender(batch, points, channels, cells_of(op, &clouds.grid)?),
+        None => 1,
+    };
     let Tiles { launch, tiles } = launches::spread(op, found, from.dtype, batch, points, channels, each)?;
     let params = from.to(Points::new(clouds, tiles), output, channels);
     let params = SpreadParams { counts, point_voxel, follows: i32::from(follows), each: each as i32, ..params };
