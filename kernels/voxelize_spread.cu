@@ -1,8 +1,10 @@
 // The gradient of a sum or a mean on its way to the points, one by one: each reads that of its voxel, for a mean divided by
 // how many share it.
 //
-// Where the channels of a voxel are apart, a point reads a sector for each. Of many points a launch before works out what
-// each point of a voxel gets, channels side by side (`share`), and `spread` reads that.
+// `spread` finds the voxels of points by their coordinates. Where they are known, as of a recorded mean, `gather` reads an
+// element a thread. Where the channels of a voxel are apart, a point reads a sector for each: of many points a launch
+// before works out what each point of a voxel gets, channels side by side (`share`), which is then read in vectors
+// (`spread_known`; of one channel, `gather`).
 
 #include "exact.cuh"
 #include "grid.cuh"
