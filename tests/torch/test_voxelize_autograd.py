@@ -147,6 +147,38 @@ def test_counted_means_have_the_gradients_of_means(device: torch.device, rng: np
     )
 
 
+def recorded_mean(points: Tensor, features: Tensor) -> Tensor:
+    """In a grid that the GPU's cache holds; TorchScript compiles it, too."""
+    return torch.ops.robocache.voxelize(points, features, [0.0, 0.0, 0.0], [0.125], [8, 8, 8], reduce="mean")
+
+
+@pytest.mark.parametrize("channels", [1, 5, 64])
+@pytest.mark.parametrize("count", [513, 5000, 60_000])
+def test_means_that_keep_what_they_find(device: torch.device, count: int, channels: int) -> None:
+    """So many points that a mean recorded on CUDA keeps what its gradient needs: every way has the same bits."""
+    torch._dynamo.reset()  # each case is a graph of its own
+    points = torch.rand(2, count, 3, device=device) * 1.1 - 0.05
+    features = torch.randn(2, count, channels, device=device)
+    result = recorded_mean(points, features)
+    grad, direction = wave(result), torch.randn_like(features)
+    wanted = OPERATORS.voxelize_backward(grad, points, None, [0.0] * 3, [0.125], [8] * 3, reduce="mean")
+    steps = {
+        "eager": recorded_mean,
+        "script": torch.jit.script(recorded_mean),
+        "compile": torch.compile(recorded_mean, backend="aot_eager", fullgraph=True, dynamic=False),
+    }
+    for name, step in steps.items():
+        leaf, upper = features.clone().requires_grad_(), grad.clone().requires_grad_()
+        found = step(points, leaf)
+        assert_same_bits(found, result, name)
+        twice = name != "compile"  # AOTAutograd has no second derivatives
+        (first,) = torch.autograd.grad(found, leaf, upper, create_graph=twice)
+        assert_same_bits(first, wanted, name)
+        if twice:
+            (second,) = torch.autograd.grad(first, upper, direction)
+            assert_same_bits(second, recorded_mean(points, direction), name)
+
+
 def test_what_was_counted_is_checked(device: torch.device) -> None:
     points, features = small(device)
     means, counts, point_voxel = OPERATORS.voxelize_counted(points, features.detach(), *CUBE)

@@ -89,20 +89,11 @@ pub(super) unsafe fn by_point(
     unsafe { cuda::launch(op, stream.device, stream.handle, FILE, &launch, &params) }
 }
 
-/// Writes the cell of each point, or -1, where int32 counts them.
-///
-/// # Safety
-/// As for [`sparse_rows`]: the output has an int32 for each point.
-unsafe fn place(op: &'static str, clouds: &Clouds, output: *mut u8, stream: Stream) -> Result<()> {
-    let tiles = launches::place(op, clouds.points.dtype(), clouds.batch(), clouds.points())?;
-    // SAFETY: the caller's promise.
-    unsafe { by_point(op, clouds, tiles, output, null_mut(), stream) }
-}
-
-/// The same of device memory that torch keeps until this stream has run (`Place::cuda`).
+/// Writes the cell of each point, or -1, where int32 counts them; the output has an int32 for each point.
 pub(super) fn point_voxel(op: &'static str, clouds: &Clouds, output: *mut u8, stream: Stream) -> Result<()> {
-    // SAFETY: as in `forward`; the sizes are checked.
-    unsafe { place(op, clouds, output, stream) }
+    let tiles = launches::place(op, clouds.points.dtype(), clouds.batch(), clouds.points())?;
+    // SAFETY: as in `forward`: memory that torch keeps until this stream has run; the sizes are checked.
+    unsafe { by_point(op, clouds, tiles, output, null_mut(), stream) }
 }
 
 /// Marks points by bins of voxels, with what the workspace has for each chunk.
@@ -308,7 +299,7 @@ pub(super) unsafe fn reduce_cells(
             return cuda::launch(op, stream.device, stream.handle, TILES_FILE, &launch, &params);
         }
         if !params.point_voxel.is_null() {
-            place(op, clouds, params.point_voxel, stream)?;
+            point_voxel(op, clouds, params.point_voxel, stream)?;
         }
         let parts = group(op, clouds, plan, workspace, stream)?;
         let Tiles { launch, tiles } = launches::rows(op, reduce, backward, dtype, batch, plan.cells, channels)?;
