@@ -168,9 +168,10 @@ __device__ bool sum_linked(
   const Tile tile = tile_of(p.tiles);
   linked.clear();
   begin();
-  const int all = from.walk(tile, runs, [&](int index, int point, int cell) {
+  const auto add = [&](int index, int point, int cell) {
     if (cell >= 0 && index < LINKED) linked.add(index, point, cell);
-  });
+  };
+  const int all = from.template walk<1>(tile, runs, add, LINKED);
   if (all > LINKED) return false;
   linked.list(all);
   if (p.counted != nullptr && blockIdx.y == 0) linked.count(p, tile, from.bits, all, reinterpret_cast<int*>(staged));

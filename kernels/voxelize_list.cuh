@@ -42,8 +42,8 @@ struct List {
 };
 
 // Adds a thread's four neighbouring rows to a list that is clear, which the block may then read; returns whether some
-// row has too many points for a thread.
-__device__ inline bool add_rows(List& list, const int (&counts)[EACH]) {
+// row has more points than one thread takes alone.
+__device__ inline bool add_rows(List& list, const int (&counts)[EACH], int most_alone) {
   const int lane = threadIdx.x % WARP, first = threadIdx.x * EACH;
   int mine = 0, most = 0;
   unsigned occupied = 0;
@@ -68,7 +68,7 @@ __device__ inline bool add_rows(List& list, const int (&counts)[EACH]) {
     const int at = counts[k] <= TOGETHER ? index++ : TILE - 1 - atomicAdd(&list.longs, 1);
     list.places[at] = static_cast<short>(first + k);
   }
-  return __syncthreads_or(most > ALONE) != 0;
+  return __syncthreads_or(most > most_alone) != 0;
 }
 
 // Writes the numbers of a thread's four neighbouring rows of a tile, of [B, rows].
@@ -93,6 +93,36 @@ __device__ void write_four(Number* output, const Tile& tile, int bits, i64 rows,
 // The same of how many points these have, where somebody asks: the first of the blocks that share a tile's channels.
 __device__ inline void write_counts(const VoxelizeRowsParams& p, const Tile& tile, int bits, const int4& counts) {
   if (p.counted != nullptr && blockIdx.y == 0) write_four(p.counted, tile, bits, p.rows, counts);
+}
+
+// Writes channels of a tile that begin anywhere: a thread takes the last of the four rows before its own and the first of
+// these, as many as make one access, and the first thread the last of the tile for those before. `here` says which of the
+// eight have points, `left` how many rows are in the grid. Out of line, since its registers would be the kernels'.
+template <class V>
+__device__ __noinline__ void write_shifted(
+    const V* staged, unsigned here, int bits, int channels, V* to, i64 stride, i64 left) {
+  using Four = Vector<V, EACH>;
+  const int mask = (1 << bits) - 1, fours = bits - 2, thread = static_cast<int>(threadIdx.x);
+  const int four = thread & ((1 << fours) - 1);
+  const V zero = narrow_from<V>(0.0);
+#pragma unroll 1
+  for (int k = thread >> fours; k < channels; k += BLOCK >> fours) {
+    V* begin = to + k * stride;
+    const int shift = static_cast<int>(reinterpret_cast<u64>(begin) / sizeof(V) % EACH), place = four * EACH - shift;
+    Four found;
+#pragma unroll
+    for (int each = 0; each < EACH; ++each) {
+      const V mine = staged[k << bits | ((place + each) & mask)];
+      found.at[each] = (here >> (EACH - shift + each) & 1) != 0 ? mine : zero;
+    }
+    if (place >= 0 && place + EACH <= left) {
+      *reinterpret_cast<Four*>(begin + place) = found;
+      continue;
+    }
+#pragma unroll
+    for (int each = 0; each < EACH; ++each)
+      if (((place + each) & mask) < left) begin[(place + each) & mask] = found.at[each];
+  }
 }
 
 // A part of a tile's result: its channels from `first` on, staged[channel << bits | place].
@@ -136,34 +166,35 @@ struct Part {
            reinterpret_cast<u64>(memory) % sizeof(Vector<V, EACH>) == 0;
   }
 
-  // Writes what is staged, and zero for rows without points, as `occupied` says of four neighbours.
+  // Writes what is staged, and zero for rows without points, as `occupied` says of four neighbours, to [B, C, rows].
   template <class Occupied>
   __device__ void write(const V* staged, const Occupied& occupied) const {
     using Four = Vector<V, EACH>;
-    V* output = static_cast<V*>(p.output);
-    const V zero = narrow_from<V>(0.0);
-    if (whole(output)) {
-      const unsigned here = occupied(four());
-      by_fours([&](i64 to, int at, int) {
-        Four four{{zero, zero, zero, zero}};
-        if (here != 0) {
-          four = *reinterpret_cast<const Four*>(staged + at);
-#pragma unroll
-          for (int k = 0; k < EACH; ++k) four.at[k] = (here >> k & 1) != 0 ? four.at[k] : zero;
-        }
-        *reinterpret_cast<Four*>(output + to) = four;
-      });
+    const int fours = bits - 2, mine = four(), step = BLOCK >> fours;
+    const i64 left = p.rows - row;
+    V* to = static_cast<V*>(p.output) + (cloud * p.channels + first) * p.rows + row;
+    if (p.rows % EACH != 0 || reinterpret_cast<u64>(p.output) % sizeof(Four) != 0) {
+      const unsigned here = occupied((mine - 1) & ((1 << fours) - 1)) | occupied(mine) << EACH;
+      write_shifted(staged, here, bits, channels, to, p.rows, left);
       return;
     }
-    // Neighbouring threads take neighbouring rows, which fill sectors wherever these begin.
-    V* to = output + cloud * p.strides[0] + first * p.strides[1] + row * p.strides[2];
-    const i64 left = p.rows - row;
-#pragma unroll 1
-    for (int at = threadIdx.x; at < channels << bits; at += BLOCK) {
-      const int place = at & ((1 << bits) - 1);
-      if (place >= left) continue;
-      const bool here = (occupied(place / EACH) >> place % EACH & 1) != 0;
-      to[(at >> bits) * p.strides[1] + place * p.strides[2]] = here ? staged[at] : zero;
+    if (mine * EACH >= left) return;
+    const unsigned here = occupied(mine);
+    const V zero = narrow_from<V>(0.0);
+    int k = static_cast<int>(threadIdx.x) >> fours;
+    const V* from = staged + (k << bits) + mine * EACH;
+    to += k * p.rows + mine * EACH;
+#pragma unroll 2
+    for (; k < channels; k += step) {
+      Four found{{zero, zero, zero, zero}};
+      if (here != 0) {
+        found = *reinterpret_cast<const Four*>(from);
+#pragma unroll
+        for (int each = 0; each < EACH; ++each) found.at[each] = (here >> each & 1) != 0 ? found.at[each] : zero;
+      }
+      *reinterpret_cast<Four*>(to) = found;
+      from += step << bits;
+      to += step * p.rows;
     }
   }
 
@@ -257,7 +288,7 @@ __device__ void reduce_part(const Part<V>& part, const List& list, bool many, V*
     const int place = list.places[each >> group_bits], channel = (each & mask) * N;
     if (channel >= part.channels) continue;
     const Row row = row_of(place);
-    if (row.count <= ALONE)
+    if (row.count <= Reduced::MOST_ALONE)
       Reduced::alone(p, row, part.first + channel, features_of(channel), stage_of(place, channel));
   }
   if (!many) return;
@@ -266,7 +297,7 @@ __device__ void reduce_part(const Part<V>& part, const List& list, bool many, V*
     const int place = list.places[each >> group_bits], channel = (each & mask) * N;
     if (channel >= part.channels) continue;
     const Row row = row_of(place);
-    if (row.count > ALONE)
+    if (row.count > Reduced::MOST_ALONE)
       Reduced::together(p, row, part.first + channel, features_of(channel), lane, stage_of(place, channel));
   }
 }

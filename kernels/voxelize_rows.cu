@@ -33,7 +33,7 @@ __device__ void reduce_dense(const VoxelizeRowsParams& p) {
   reinterpret_cast<int4*>(starts)[threadIdx.x] = four_of(p, p.starts, grid, place);
   write_counts(p, tile, TILE_BITS, count);
   __syncthreads();
-  const bool many = add_rows(list, {count.x, count.y, count.z, count.w});
+  const bool many = add_rows(list, {count.x, count.y, count.z, count.w}, Reduced::MOST_ALONE);
   const int *order = p.order + tile.cloud * p.points, *begins = starts, *numbers = counts;
   const i64 cloud = tile.cloud, first = tile.index * TILE;
   const auto row_of = [=](int at) { return Row{cloud, first + at, order + begins[at], numbers[at]}; };
@@ -68,6 +68,10 @@ struct Kept<V, true> : Kept<V, false> {
     static_cast<V*>(this->p.output)[to] = *element<V>(this->p.grad, this->at(k));
   }
 };
+
+// What the lanes of a warp add of a row they load together, some of it twice.
+template <class V>
+using SummedEvery = Summed<V, TAKEN<V>, true>;
 
 // Neighbouring items of a block where blocks take them APART.
 constexpr int NEIGHBOURS = 8;
@@ -156,10 +160,10 @@ __device__ void reduce_sparse(const VoxelizeRowsParams& p) {
   KERNEL(sum_##NAME, V, reduce_dense, Summed<V>)                                                                       \
   KERNEL(pick_##NAME, V, reduce_dense, Picked<V, false>)                                                               \
   KERNEL(send_##NAME, V, reduce_dense, Picked<V, true>)                                                                \
-  KERNEL(row_sum_##NAME, V, reduce_sparse, Summed<V>, false)                                                           \
+  KERNEL(row_sum_##NAME, V, reduce_sparse, SummedEvery<V>, false)                                                      \
   KERNEL(row_pick_##NAME, V, reduce_sparse, Picked<V, false>, false)                                                   \
   KERNEL(row_send_##NAME, V, reduce_sparse, Picked<V, true>, false)                                                    \
-  KERNEL(row_apart_sum_##NAME, V, reduce_sparse, Summed<V>, true)                                                      \
+  KERNEL(row_apart_sum_##NAME, V, reduce_sparse, SummedEvery<V>, true)                                                 \
   KERNEL(row_apart_pick_##NAME, V, reduce_sparse, Picked<V, false>, true)                                              \
   KERNEL(row_apart_send_##NAME, V, reduce_sparse, Picked<V, true>, true)
 ROWS(f64, double)

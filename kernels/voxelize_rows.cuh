@@ -148,23 +148,28 @@ __device__ __noinline__ V sum_exactly_together(const VoxelizeRowsParams& p, Row 
 }
 
 // The sums or means of a row and a group of N channels; `keep(k, sum)` takes that of each.
-template <class V, int CHANNELS = TAKEN<V>>
+template <class V, int CHANNELS = TAKEN<V>, bool EVERY = false, int ALONE_FLIGHT = 1>
 struct Summed {
   template <int OTHER>
-  using Of = Summed<V, OTHER>;
+  using Of = Summed<V, OTHER, EVERY, ALONE_FLIGHT>;
   static constexpr bool SENDS = false;
   static constexpr int MOST = TAKEN<V>;
+  static constexpr int MOST_ALONE = ALONE;  // points
   static constexpr int N = CHANNELS;
 
-  // Adds every `step`th point from `first` on; the loads of FLIGHT of them do not wait for each other.
+  // Adds every `step`th point from `first` on; the loads of FLIGHT of them do not wait for each other. With EVERY all of
+  // these happen, past the last point of this again: one that may not happen keeps others waiting.
   template <int FLIGHT, class Group>
   static __device__ void add_points(
       const VoxelizeRowsParams& p, const Row& row, const Group& features, int first, int step, Sum (&sums)[N]) {
     for (int index = first; index < row.count; index += FLIGHT * step) {
       Vector<V, N> chunks[FLIGHT];
 #pragma unroll
-      for (int each = 0; each < FLIGHT; ++each)
-        if (index + each * step < row.count) chunks[each] = features.load(row.point(p, index + each * step));
+      for (int each = 0; each < FLIGHT; ++each) {
+        const int at = index + each * step;
+        if constexpr (EVERY) chunks[each] = features.load(row.point(p, at < row.count ? at : row.count - 1));
+        else if (at < row.count) chunks[each] = features.load(row.point(p, at));
+      }
 #pragma unroll
       for (int each = 0; each < FLIGHT; ++each) {
         if (index + each * step >= row.count) continue;
@@ -184,7 +189,7 @@ struct Summed {
 #pragma unroll
       for (int k = 0; k < N; ++k) sums[k].value += to_f64(chunk.at[k]);
     }
-    add_points<1>(p, row, features, 1, 1, sums);
+    add_points<ALONE_FLIGHT>(p, row, features, 1, 1, sums);
     const double count = p.mean != 0 && row.count != 0 ? row.count : 1;
 #pragma unroll
     for (int k = 0; k < N; ++k) {
@@ -274,6 +279,7 @@ struct Picked {
   using Of = Picked<V, SEND, OTHER>;
   static constexpr bool SENDS = SEND;
   static constexpr int MOST = SEND ? 2 : TAKEN<V>;  // scattered stores, a channel each, are most of what sending takes
+  static constexpr int MOST_ALONE = ALONE;
   static constexpr int N = CHANNELS;
 
   template <class Group>

@@ -89,8 +89,8 @@ struct Found {
     }
   }
 
-  template <class Visit>
-  __device__ int walk(const Tile& tile, Runs& runs, const Visit& visit) const {
+  template <int = 1, class Visit>
+  __device__ int walk(const Tile& tile, Runs& runs, const Visit& visit, int = 0) const {
     if (threadIdx.x == 0) runs.found = 0;
     __syncthreads();
     // All blocks of a cloud find the same: the first writes it.

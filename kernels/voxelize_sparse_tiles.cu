@@ -45,7 +45,7 @@ __device__ void count(const VoxelizeSparseTilesParams& p) {
   const Tile tile = tile_of(p.tiles);
   if (threadIdx.x < TILE / 32) occupied[threadIdx.x] = 0;
   __syncthreads();
-  const int all = walk(p.chunks, tile, runs, [&](int, int, int cell) {
+  const int all = walk<2>(p.chunks, tile, runs, [&](int, int, int cell) {
     if (cell >= 0) atomicOr(&occupied[cell / 32], 1u << cell % 32);
   });
   if (threadIdx.x >= WARP) return;
@@ -229,10 +229,10 @@ __device__ void order_tile(const VoxelizeSparseTilesParams& p, const Tile& tile)
   if (after.x == before.x) return;
   reinterpret_cast<int4*>(voxels.starts)[threadIdx.x] = int4{0, 0, 0, 0};
   __syncthreads();
-  const auto add = [&](int cell, int number) { return atomicAdd(&voxels.starts[cell], number); };
-  const int all = walk(p.chunks, tile, few.unsorted.runs, [&](int index, int point, int cell) {
-    count_up(cell, add);
-    if (cell < 0 || index >= KEPT) return;
+  const int all = walk<2>(p.chunks, tile, few.unsorted.runs, [&](int index, int point, int cell) {
+    if (cell < 0) return;
+    atomicAdd(&voxels.starts[cell], 1);
+    if (index >= KEPT) return;
     few.unsorted.points[index] = point;
     few.unsorted.cells[index] = static_cast<short>(cell);
   });

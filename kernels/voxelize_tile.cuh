@@ -2,9 +2,10 @@
 // and reduces them, or sends them their voxel's gradient.
 //
 // A `Points` says where they come from: `walk(tile, runs, visit)` calls `visit(index, point, cell)` for all of a tile,
-// in threads beyond them with a cell of -1, so that whole warps come, and returns their number; `Runs` is what it needs
-// in shared memory; `bits` says how many cells a tile has; `room(cloud, number)` gives room in memory for the order of
-// those that are too many, which with `KEEPS_ALL` never happens.
+// in threads beyond them with a cell of -1, so that whole warps come, and returns their number. `walk<AHEAD>` may look up
+// so many of a thread's points before the first is visited, and one that is told `most` may return as soon as it knows of
+// more. `Runs` is what it needs in shared memory; `bits` says how many cells a tile has; `room(cloud, number)` gives room
+// in memory for the order of those that are too many, which with `KEEPS_ALL` never happens.
 #pragma once
 
 #include "voxelize_linked.cuh"
@@ -20,6 +21,11 @@ __device__ inline int found_index(int& found, bool mine) {
   if (lane == 0) base = atomicAdd(&found, __popc(ours));
   return __shfl_sync(ALL_LANES, base, 0) + __popc(ours & ((1u << lane) - 1));
 }
+
+// Points of a thread that are looked up together where a tile has more than a block's threads, so that they do not wait
+// for memory one after the other; and in a full tile of a grid whose tiles mostly have few.
+constexpr int ROUNDS_AHEAD = 4;
+constexpr int FULL_AHEAD = 8;
 
 // Points of a tile that are kept in shared memory.
 constexpr int KEPT = 2048;
@@ -41,8 +47,8 @@ struct Sorted {
 };
 
 // Puts the points of a tile in order, where they are not kept in the first of the blocks along y only; returns whether
-// some voxel has too many for a thread.
-template <class Points>
+// some voxel has more than MOST_ALONE.
+template <int AHEAD, int MOST_ALONE, class Points>
 __device__ bool sort_tile(
     const Points& from, const Tile& tile, Unsorted<typename Points::Runs>& unsorted, Sorted& sorted, bool& kept) {
   reinterpret_cast<int4*>(sorted.ends)[threadIdx.x] = int4{0, 0, 0, 0};
@@ -50,9 +56,10 @@ __device__ bool sort_tile(
   __syncthreads();
   begin();
   const auto add = [&](int cell, int number) { return atomicAdd(&sorted.ends[cell], number); };
-  const int all = from.walk(tile, unsorted.runs, [&](int index, int point, int cell) {
-    count_up(cell, add);
-    if (cell < 0 || index >= KEPT) return;
+  const int all = from.template walk<AHEAD>(tile, unsorted.runs, [&](int index, int point, int cell) {
+    if (cell < 0) return;
+    atomicAdd(&sorted.ends[cell], 1);
+    if (index >= KEPT) return;
     unsorted.points[index] = point;
     unsorted.cells[index] = static_cast<short>(cell);
   });
@@ -72,7 +79,7 @@ __device__ bool sort_tile(
     if (!kept && blockIdx.y != 0) return false;
     if (threadIdx.x == 0 && !kept) sorted.elsewhere = from.room(tile.cloud, all);
   }
-  const bool many = add_rows(sorted.list, counts);
+  const bool many = add_rows(sorted.list, counts, MOST_ALONE);
   if (kept) {
     for (int first = 0; first < all; first += BLOCK) {
       const int index = first + static_cast<int>(threadIdx.x);
@@ -81,7 +88,7 @@ __device__ bool sort_tile(
     }
   } else if constexpr (!Points::KEEPS_ALL) {
     int* order = sorted.elsewhere;
-    from.walk(tile, unsorted.runs, [&](int, int point, int cell) {
+    from.template walk<AHEAD>(tile, unsorted.runs, [&](int, int point, int cell) {
       const int place = count_up(cell, add);
       if (place >= 0) order[place] = point;
     });
@@ -110,13 +117,13 @@ __device__ TileMemory<Points>& memory_of_block() {
   return memory;
 }
 
-template <class V, class Reduced, class Points>
+template <class V, class Reduced, int AHEAD = ROUNDS_AHEAD, class Points>
 __device__ void reduce_tile(const VoxelizeRowsParams& p, const Points& from) {
   TileMemory<Points>& memory = memory_of_block<Points>();
   Sorted& sorted = memory.sorted;
   const Tile tile = tile_of(p.tiles);
   bool kept;
-  const bool many = sort_tile(from, tile, memory.unsorted, sorted, kept);
+  const bool many = sort_tile<AHEAD, Reduced::MOST_ALONE>(from, tile, memory.unsorted, sorted, kept);
   // There is room for one order of a tile's points elsewhere: one block takes all parts.
   if (!kept && blockIdx.y != 0) return;
   const int* order = kept ? sorted.order : sorted.elsewhere;
@@ -136,11 +143,12 @@ __device__ void reduce_tile(const VoxelizeRowsParams& p, const Points& from) {
   reduce_list<V, Reduced>(p, tile, from.bits, turn, sorted.list, many, staged, row_of);
 }
 
-// Sums a channel at a time, however these lie.
+// Sums a channel at a time, however these lie, with as many threads as there are: the device waits for such a tile.
 template <class V>
-struct SummedSingly : Summed<V, 1> {
+struct SummedSingly : Summed<V, 1, false, 4> {
   template <int>
-  using Of = Summed<V, 1>;
+  using Of = SummedSingly;
+  static constexpr int MOST_ALONE = 8;
   static constexpr bool PAIRS = false;
 };
 
@@ -148,7 +156,7 @@ struct SummedSingly : Summed<V, 1> {
 // mostly does.
 template <class V, class Points>
 __device__ __noinline__ void sum_full_tile(VoxelizeRowsParams p, Points from) {
-  reduce_tile<V, SummedSingly<V>>(p, from);
+  reduce_tile<V, SummedSingly<V>, FULL_AHEAD>(p, from);
 }
 
 // Sums a tile's points by voxel where most tiles have few.
@@ -173,10 +181,10 @@ __device__ void spread_tile(const VoxelizeRowsParams& p, const Points& from) {
   reinterpret_cast<int4*>(counts)[threadIdx.x] = int4{0, 0, 0, 0};
   __syncthreads();
   begin();
-  const auto add = [&](int cell, int number) { return atomicAdd(&counts[cell], number); };
   const int all = from.walk(tile, unsorted.runs, [&](int index, int point, int cell) {
-    count_up(cell, add);
-    if (cell < 0 || index >= KEPT) return;
+    if (cell < 0) return;
+    atomicAdd(&counts[cell], 1);
+    if (index >= KEPT) return;
     unsorted.points[index] = point;
     unsorted.cells[index] = static_cast<short>(cell);
   });

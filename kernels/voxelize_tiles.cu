@@ -159,9 +159,9 @@ struct Written {
   __device__ explicit Written(const VoxelizeTileRowsParams& p)
       : chunks(p.chunks), order(p.order), cursor(p.cursor), bits(p.chunks.bits) {}
 
-  template <class Visit>
-  __device__ int walk(const Tile& tile, Runs& runs, const Visit& visit) const {
-    return walk_shared(chunks, tile, runs, visit);
+  template <int AHEAD = ROUNDS_AHEAD, class Visit>
+  __device__ int walk(const Tile& tile, Runs& runs, const Visit& visit, int most = ANY_NUMBER) const {
+    return walk_shared<AHEAD>(chunks, tile, runs, visit, most);
   }
 
   __device__ int* room(i64 cloud, int number) const {

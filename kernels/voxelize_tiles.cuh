@@ -34,15 +34,48 @@ struct Runs {
   int found;  // points of a tile among those of its list
 };
 
-// Entries that a thread reads before the first is visited: a full tile waits less for memory.
-constexpr int AHEAD = 4;
+// The next entries of a thread, a block's threads apart, and the run of each.
+template <int AHEAD>
+struct Entries {
+  int runs[AHEAD];
+  unsigned entries[AHEAD];
+
+  // Those beyond the last are the last: a load that may not happen would keep others waiting.
+  template <int N>
+  __device__ void load(const Runs& of, const unsigned* from, int widest, int index, int all) {
+    const auto at = [=](int k) { return index + k * BLOCK < all ? index + k * BLOCK : all - 1; };
+#pragma unroll
+    for (int k = 0; k < AHEAD; ++k) runs[k] = 0;
+    for (int step = widest; step > 0; step /= 2) {
+#pragma unroll
+      for (int k = 0; k < N; ++k)
+        if (of.ends[runs[k] + step - 1] <= at(k)) runs[k] += step;
+    }
+#pragma unroll
+    for (int k = 0; k < AHEAD; ++k) entries[k] = k < N ? from[of.shifts[runs[k]] + at(k)] : 0;
+  }
+
+  __device__ void shift() {
+#pragma unroll
+    for (int k = 1; k < AHEAD; ++k) {
+      runs[k - 1] = runs[k];
+      entries[k - 1] = entries[k];
+    }
+  }
+};
+
+// Points: no limit.
+constexpr int ANY_NUMBER = 0x7fffffff;
 
 // Calls `visit(index, point, cell)` for the points of a list in the chunks from `begin` to `end`; in threads beyond
-// them with a cell of -1, so that whole warps come. Returns the number of points.
-template <class Visit>
-__device__ int walk(const Chunks& p, const Tile& list, Runs& runs, int begin, int end, const Visit& visit) {
+// them with a cell of -1, so that whole warps come. Returns the number of points; or more than `most`, as soon as it is
+// known that they are more.
+template <int AHEAD = ROUNDS_AHEAD, class Visit>
+__device__ int walk(
+    const Chunks& p, const Tile& list, Runs& runs, int begin, int end, const Visit& visit, int most = ANY_NUMBER) {
   const unsigned short* column = p.table + list.cloud * p.chunks * p.pitch + list.index;
   const unsigned* entries = p.entries + list.cloud * p.points;
+  const int lane = static_cast<int>(threadIdx.x) % WARP;
   int walked = 0;
   for (int first = begin; first < end; first += BLOCK) {
     const int chunk = first + static_cast<int>(threadIdx.x);
@@ -53,41 +86,25 @@ __device__ int walk(const Chunks& p, const Tile& list, Runs& runs, int begin, in
       start = chunk * p.chunk + run[0];
     }
     const int before = before_in_block(length, runs.of_warp, all);
+    if (all > most - walked) return walked + all;
     runs.ends[threadIdx.x] = before + length;
     runs.shifts[threadIdx.x] = start - before;
     __syncthreads();
     int widest = BLOCK / 2;
     while (widest > 0 && widest >= end - first) widest /= 2;
-    const auto read = [&](int index, int& point, int& cell) {
-      int run = 0;
-      for (int step = widest; step > 0; step /= 2)
-        if (runs.ends[run + step - 1] <= index) run += step;
-      const bool valid = index < all;
-      const unsigned entry = valid ? entries[runs.shifts[run] + index] : 0;
-      point = (first + run) * p.chunk + static_cast<int>(entry >> ENTRY_BITS);
-      cell = valid ? static_cast<int>(entry & ENTRY_CELL) : -1;
-    };
-    int base = 0;
-    for (; base + AHEAD * BLOCK <= all; base += AHEAD * BLOCK) {
-      int points[AHEAD], cells[AHEAD], index = base + static_cast<int>(threadIdx.x);
-#pragma unroll
-      for (int k = 0; k < AHEAD; ++k) read(index + k * BLOCK, points[k], cells[k]);
+    for (int base = 0; base < all; base += AHEAD * BLOCK) {
+      int index = base + static_cast<int>(threadIdx.x);
+      Entries<AHEAD> read;
+      if (AHEAD > 1 && all - base > BLOCK) read.template load<AHEAD>(runs, entries, widest, index, all);
+      else read.template load<1>(runs, entries, widest, index, all);
+      // Whole warps, while they have an entry.
 #pragma unroll 1
-      for (int each = 0; each < AHEAD; ++each, index += BLOCK) {
-        visit(walked + index, points[0], cells[0]);
-#pragma unroll
-        for (int k = 1; k < AHEAD; ++k) {
-          points[k - 1] = points[k];
-          cells[k - 1] = cells[k];
-        }
+      for (int each = 0; each < AHEAD && index - lane < all; ++each, index += BLOCK) {
+        const int cell = index < all ? static_cast<int>(read.entries[0] & ENTRY_CELL) : -1;
+        const int point = (first + read.runs[0]) * p.chunk + static_cast<int>(read.entries[0] >> ENTRY_BITS);
+        visit(walked + index, point, cell);
+        read.shift();
       }
-    }
-    for (; base < all; base += BLOCK) {
-      if (base + static_cast<int>(threadIdx.x / WARP * WARP) >= all) break;
-      const int index = base + static_cast<int>(threadIdx.x);
-      int point, cell;
-      read(index, point, cell);
-      visit(walked + index, point, cell);
     }
     walked += all;
     __syncthreads();
@@ -96,21 +113,21 @@ __device__ int walk(const Chunks& p, const Tile& list, Runs& runs, int begin, in
 }
 
 // The same for all points of a tile that has a list of its own.
-template <class Visit>
-__device__ int walk(const Chunks& p, const Tile& tile, Runs& runs, const Visit& visit) {
-  return walk(p, tile, runs, 0, p.chunks, visit);
+template <int AHEAD = ROUNDS_AHEAD, class Visit>
+__device__ int walk(const Chunks& p, const Tile& tile, Runs& runs, const Visit& visit, int most = ANY_NUMBER) {
+  return walk<AHEAD>(p, tile, runs, 0, p.chunks, visit, most);
 }
 
 // The same for all points of a tile that may share its list with others.
-template <class Visit>
-__device__ int walk_shared(const Chunks& p, const Tile& tile, Runs& runs, const Visit& visit) {
+template <int AHEAD, class Visit>
+__device__ int walk_shared(const Chunks& p, const Tile& tile, Runs& runs, const Visit& visit, int most) {
   if (p.shared_bits != 0) {
     if (threadIdx.x == 0) runs.found = 0;
     __syncthreads();
   }
   const Tile list{tile.cloud, tile.index >> p.shared_bits};
   const int number = static_cast<int>(tile.index) & ((1 << p.shared_bits) - 1);
-  const int all = walk(p, list, runs, [&](int index, int point, int cell) {
+  const auto visit_mine = [&](int index, int point, int cell) {
     if (p.shared_bits != 0) {
       const bool mine = cell >= 0 && cell >> p.bits == number;
       cell = mine ? cell & ((1 << p.bits) - 1) : -1;
@@ -118,7 +135,8 @@ __device__ int walk_shared(const Chunks& p, const Tile& tile, Runs& runs, const 
       if (index < 0) return;
     }
     visit(index, point, cell);
-  });
+  };
+  const int all = walk<AHEAD>(p, list, runs, visit_mine, p.shared_bits == 0 ? most : ANY_NUMBER);
   if (p.shared_bits == 0) return all;
   // All read it before a next walk counts anew.
   const int found = runs.found;

@@ -88,8 +88,14 @@ fn voxels_of_many_points_give_equal_bits() {
 fn points_that_are_linked_give_equal_bits() {
     let Some(device) = begin("points_that_are_linked_give_equal_bits") else { return };
     // In small clouds and in tiles: voxels of one point, of several, of more than a thread takes, and a full tile;
-    // channels by each access.
-    let kinds = [(900, 16, Spread::Few), (2000, 16, Spread::Even), (3500, 24, Spread::Few), (3000, 20, Spread::Even)];
+    // channels by each access, and where they begin anywhere.
+    let kinds = [
+        (900, 16, Spread::Few),
+        (2000, 16, Spread::Even),
+        (3500, 24, Spread::Few),
+        (3000, 20, Spread::Even),
+        (2800, 21, Spread::Few),
+    ];
     for (place, (count, side, spread)) in kinds.into_iter().enumerate() {
         for (index, channels) in [1, 2, 3, 4, 5, 6, 8, 9, 12, 16, 17].into_iter().enumerate() {
             let dtypes = [DType::F32, FLOATING[(index + place) % 4]];

@@ -278,6 +278,24 @@ def test_full_tiles_of_many_channels() -> None:
 
 
 @gpu
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_scans_with_a_full_voxel(dtype: torch.dtype) -> None:
+    """A scanner's tile has more points than a block keeps, and its neighbours few; channels begin anywhere."""
+    generator = torch.Generator().manual_seed(5)
+    points = torch.randn(2, 20_000, 3, generator=generator) * 0.1 + 0.5
+    points[:, ::3] = 0.503
+    box = ([0.0] * 3, [1 / 61, 1 / 93, 1 / 31], [61, 93, 31])
+    for channels in (1, 3, 4, 9):
+        features = torch.randn(2, 20_000, channels, generator=generator).to(dtype)
+        features[:, :, -1] *= 10.0 ** torch.randint(-3, 5, (2, 20_000), generator=generator)
+        for reduce in BLENDS:
+            cpu = OPERATORS.voxelize(points, features, *box, reduce=reduce)
+            assert_same_bits(
+                OPERATORS.voxelize(points.cuda(), features.cuda(), *box, reduce=reduce), cpu, (channels, reduce)
+            )
+
+
+@gpu
 @pytest.mark.parametrize(
     ("points", "side", "channels"),
     [(4_500_000, 65, 1), (6_000_000, 170, 3), (300_000, 300, 3), (1_300_000, 258, 2), (0, 300, 1), (400_000, 513, 1)],
