@@ -104,6 +104,24 @@ impl<F: Feature> Rows<'_, F> {
         unsafe { (*counts.at::<i32>(at)).max(1) as usize }
     }
 
+    /// Asks for what [`Rows::send`] reads first of a cell that was counted.
+    ///
+    /// # Safety
+    /// The cell is of the grid.
+    #[inline(always)]
+    unsafe fn fetch(&self, cell: usize) {
+        let [cloud_stride, channel_stride, cell_stride] = [0, 1, 2].map(|axis| self.grad.stride(axis));
+        let from = self.cloud as isize * cloud_stride + cell as isize * cell_stride;
+        for channel in 0..self.channels().min(SENT) {
+            // SAFETY: the caller's promise.
+            prefetch(unsafe { self.grad.at::<F>(from + channel as isize * channel_stride) });
+        }
+        if let Some(counts) = self.counts {
+            // SAFETY: as above.
+            prefetch(unsafe { counts.at::<i32>(self.cloud as isize * counts.stride(0) + cell as isize) });
+        }
+    }
+
     /// Gives points of a cell its gradient, which so many share.
     ///
     /// # Safety
@@ -180,16 +198,28 @@ fn spread_cells<F: Feature, K: Key>(rows: &Rows<F>, groups: &Groups<K>, cells: u
     });
 }
 
+/// Points ahead of the one that is sent its gradient whose cells are asked for: these lie anywhere in the grid.
+const KNOWN_AHEAD: usize = 8;
+
 /// Point by point, of a mean whose points' cells are known, as are their counts.
 fn spread_known<F: Feature>(rows: &Rows<F>, point_voxel: &View, cells: usize, threads: &dyn Threads) {
     let first = rows.cloud as isize * point_voxel.stride(0);
     threads.run(rows.points, GRAIN, &|range| {
-        for point in range.start as i32..range.end as i32 {
-            // SAFETY: host memory of type `F`, and of int32 for each point; each point comes once.
+        let cell_of = |point: usize| {
+            // SAFETY: host memory of an int32 for each point.
+            let cell = unsafe { *point_voxel.at::<i32>(first + point as isize) };
+            usize::try_from(cell).ok().filter(|&cell| cell < cells)
+        };
+        for point in range.clone() {
+            if let Some(cell) = Some(point + KNOWN_AHEAD).filter(|&soon| soon < range.end).and_then(cell_of) {
+                // SAFETY: the cell is of the grid.
+                unsafe { rows.fetch(cell) }
+            }
+            // SAFETY: host memory of type `F`; each point comes once.
             unsafe {
-                match usize::try_from(*point_voxel.at::<i32>(first + point as isize)) {
-                    Ok(cell) if cell < cells => rows.send(cell, &[point], rows.counted(cell)),
-                    _ => rows.drop(&[point]),
+                match cell_of(point) {
+                    Some(cell) => rows.send(cell, &[point as i32], rows.counted(cell)),
+                    None => rows.drop(&[point as i32]),
                 }
             }
         }
