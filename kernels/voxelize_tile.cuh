@@ -149,7 +149,6 @@ struct SummedSingly : Summed<V, 1, false, 4> {
   template <int>
   using Of = SummedSingly;
   static constexpr int MOST_ALONE = 8;
-  static constexpr bool PAIRS = false;
 };
 
 // A function of its own and in little code: few tiles need it, and inlined it would take registers from what the kernel

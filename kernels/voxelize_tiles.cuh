@@ -64,7 +64,7 @@ struct Entries {
   }
 };
 
-// Points: no limit.
+// No list has more.
 constexpr int ANY_NUMBER = 0x7fffffff;
 
 // Calls `visit(index, point, cell)` for the points of a list in the chunks from `begin` to `end`; in threads beyond
