@@ -158,7 +158,7 @@ struct Summed {
   static constexpr int N = CHANNELS;
 
   // Adds every `step`th point from `first` on; the loads of FLIGHT of them do not wait for each other. With EVERY all of
-  // these happen, past the last point of this again: one that may not happen keeps others waiting.
+  // these happen, past the last point of this again, so that none depends on a branch.
   template <int FLIGHT, class Group>
   static __device__ void add_points(
       const VoxelizeRowsParams& p, const Row& row, const Group& features, int first, int step, Sum (&sums)[N]) {

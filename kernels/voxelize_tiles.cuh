@@ -40,7 +40,7 @@ struct Entries {
   int runs[AHEAD];
   unsigned entries[AHEAD];
 
-  // Those beyond the last are the last: a load that may not happen would keep others waiting.
+  // Those beyond the last are the last, so that no load depends on a branch.
   template <int N>
   __device__ void load(const Runs& of, const unsigned* from, int widest, int index, int all) {
     const auto at = [=](int k) { return index + k * BLOCK < all ? index + k * BLOCK : all - 1; };
