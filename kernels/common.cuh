@@ -24,6 +24,25 @@ __device__ inline void begin() {
 #endif
 }
 
+// Asks the second-level cache for a part of some memory, by one thread: of `bytes` the part'th `each`, which is a multiple
+// of 16; for nothing where that is 0. What a launch before still writes is written there, so this need not wait for it.
+__device__ inline void ask_for_part(const void* first, i64 bytes, int each, unsigned part) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+  const i64 begin = i64{part} * each, left = bytes - begin;
+  if (each <= 0 || left <= 0) return;
+  const char* from = static_cast<const char*>(first) + begin;
+  const unsigned size = static_cast<unsigned>(left < each ? left : each);
+#if defined(__CUDA_ARCH__)
+  const u64 unit = reinterpret_cast<u64>(from) & ~u64{15};
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(unit), "r"((size + 15u) & ~15u));
+#else
+  // Where kernels are emulated, this shows that the memory is there.
+  static_cast<void>(static_cast<const volatile char*>(from)[0]);
+  static_cast<void>(static_cast<const volatile char*>(from)[size - 1]);
+#endif
+#endif
+}
+
 __device__ inline i64 quotient(i64 a, i64 b) {
   // A division of 64 bits takes a hundred instructions; numbers below 2^32 are common.
   return ((a | b) >> 32) == 0 ? static_cast<unsigned>(a) / static_cast<unsigned>(b) : a / b;

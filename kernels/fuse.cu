@@ -26,8 +26,9 @@ struct FuseStream {
   int mode;                 // as in Rows
   int store_bytes;
   int pad;
+  Ahead ahead;  // as in Rows
 };
-static_assert(sizeof(FuseStream) == 144, "mirrors ops::fuse::cuda::Stream");
+static_assert(sizeof(FuseStream) == 152, "mirrors ops::fuse::cuda::Stream");
 
 struct FuseParams {
   const void* target_times;  // [B, T]
@@ -45,7 +46,7 @@ struct FuseParams {
   i64 starts[MAX_STREAM_GROUPS];
   int modes[MAX_STREAM_GROUPS];
 };
-static_assert(sizeof(FuseParams) == 3664, "mirrors ops::fuse::cuda::Params");
+static_assert(sizeof(FuseParams) == 3792, "mirrors ops::fuse::cuda::Params");
 
 namespace {
 
@@ -74,7 +75,7 @@ __device__ void fuse_rows(const FuseParams& p) {
   const Rows rows = {{s.source_times, p.target_times, s.source_lengths, s.source_row, s.source_step, p.target_row,
                       p.target_step, p.lengths_step, p.batch, s.samples, p.targets, p.lengths_bytes, p.outside},
                      s.values, p.output, p.width, s.column, 0, s.across, s.tile, s.tiles, s.rows_per_share, s.chunks,
-                     p.time_type, s.access, s.mode, s.store_bytes};
+                     p.time_type, s.access, s.mode, s.store_bytes, s.ahead};
   const StreamGroups groups = {p, s.first_group, s.groups};
   const unsigned block = blockIdx.x - static_cast<unsigned>(s.first_block);
   if constexpr (HAS_CURVES) {

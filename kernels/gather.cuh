@@ -26,9 +26,10 @@ struct ResampleBackwardParams {
   int access;     // as in Rows, and the next
   int mode;
   int load_bytes;  // what the gradient allows in one load of a wider vector
+  Ahead ahead;     // of the gradient and the target times
   Groups groups;
 };
-static_assert(sizeof(ResampleBackwardParams) == 632, "mirrors ops::resample::cuda::BackwardParams");
+static_assert(sizeof(ResampleBackwardParams) == 640, "mirrors ops::resample::cuda::BackwardParams");
 
 // Targets whose disorder one number tells.
 constexpr int ORDER_TILE = 256;

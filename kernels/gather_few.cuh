@@ -85,8 +85,9 @@ __device__ void backward_rows_of_few(const ResampleBackwardParams& p) {
   const T target = target_of<T>(p.times, share.batch, real ? mine : 0);
   T* pivots = reinterpret_cast<T*>(shared.pivots);
   const Staged<T> staged = {row, row.count, pivots, shift, size > MAX_ROWS / 2};
+  const bool disorder = disorder_of_row<T>(p, share.batch);
   to_read.keep(read, static_cast<int>(row.count >> shift), pivots);
-  if (__syncthreads_or(disorder_of_row<T>(p, share.batch)) != 0) {
+  if (__syncthreads_or(disorder) != 0) {
     begin();
     const i64 part = first / p.rows_per_share, each = (samples + p.chunks - 1) / p.chunks, from = part * each;
     return gather_rest<T, V>(p, share, from, from + each < samples ? from + each : samples, shared);

@@ -200,14 +200,17 @@ struct TimesOfBlock {
         near(element<T>(p.times.source_times, share.batch * p.times.source_row + around.first * p.times.source_step),
              p.times.source_step, share.alike ? around.size(p.times.samples) : 0) {}
 
-  // All threads, which must meet before the times are used; of `samples` that are valid.
-  template <class Shared>
-  __device__ void read(const ResampleBackwardParams& p, i64 samples, Shared& shared) const {
+  // All threads, which must meet before the times are used; of `samples` that are valid. Returns what `look` does, whose
+  // loads are on their way together with these.
+  template <class Shared, class Look>
+  __device__ bool read(const ResampleBackwardParams& p, i64 samples, Shared& shared, const Look& look) const {
     T targets[PIVOTS / PLAIN_BLOCK], sources[PIVOTS / PLAIN_BLOCK];
     pivots.load(targets);
     near.load(sources);
+    const bool seen = look();
     pivots.keep(targets, static_cast<int>(p.times.targets >> shift), reinterpret_cast<T*>(shared.pivots));
     near.keep(sources, around.size(samples), reinterpret_cast<T*>(shared.nearby));
+    return seen;
   }
 };
 
@@ -224,9 +227,10 @@ __device__ Places find_places(
   const Samples<T> samples = samples_of<T>(p.times, batch), row_targets = targets_of<T>(p.times, batch);
   // Rows of several rows of the batch search in memory, by the same code.
   const TimesOfBlock<T> times(p, share);
-  times.read(p, samples.count, shared);
+  const bool disorder =
+      times.read(p, samples.count, shared, [&] { return disorder_of_rows<T>(p, first_batch, batches); });
   const Staged<T> staged = {row_targets, row_targets.count, reinterpret_cast<T*>(shared.pivots), times.shift};
-  const bool ascend = __syncthreads_or(disorder_of_rows<T>(p, first_batch, batches)) == 0;
+  const bool ascend = __syncthreads_or(disorder) == 0;
   i64* const places[] = {shared.before, shared.at, shared.after};
 #pragma unroll 1
   for (int k = 0; k < 3 && ascend && real; ++k)
@@ -314,19 +318,22 @@ __device__ Gift<Compute> find_gift(const ResampleBackwardParams& p, const Touchi
 
 // Begins, finds which targets touch a block's rows of one row of the batch, where these ascend, and calls `use` with
 // them and with `shared.starts`, which says of which row; returns what it returns, or else -1.
-template <class T, class Compute, class Use>
+template <class T, class V, class Compute, class Use>
 __device__ i64 with_touching(
     const ResampleBackwardParams& p, const BlockShare& share, const Vectors& vectors, GatherShared<Compute>& shared,
     const Use& use) {
   const i64 sample = share.first - share.batch * p.times.samples;
   const TimesOfBlock<T> times(p, share);
   if (is_nothing(share, vectors, times.pivots.at[0], times.near.at[0])) return -1;
+  const V* grad = element<V>(p.grad.data, share.batch * p.grad.batch_step);
+  const T* target_times = target_at<T>(p.times, share.batch, 0);
+  ask_ahead(p.ahead, share, grad, target_times, p.times.targets, p.grad.row_step, p.last);
   begin();
   const Samples<T> samples = samples_of<T>(p.times, share.batch), targets = targets_of<T>(p.times, share.batch);
-  times.read(p, samples.count, shared);
+  const bool disorder = times.read(p, samples.count, shared, [&] { return disorder_of_row<T>(p, share.batch); });
   const Staged<T> staged = {targets, targets.count, reinterpret_cast<T*>(shared.pivots), times.shift};
   const Nearby<T> nearby = nearby_of(samples, times.around, reinterpret_cast<T*>(shared.nearby));
-  if (__syncthreads_or(disorder_of_row<T>(p, share.batch)) != 0) return -1;
+  if (__syncthreads_or(disorder) != 0) return -1;
   const int last = share.rows + 1;
   for (int at = threadIdx.x; at <= last; at += PLAIN_BLOCK)
     shared.starts[at] = static_cast<int>(first_from(staged, nearby, sample - 1 + at));

@@ -89,7 +89,7 @@ __device__ void backward_rows(const ResampleBackwardParams& p) {
   const Vectors vectors = vectors_of<V>(p, share);
   i64 first = -1;
   if (share.alike && p.times.targets <= MOST_TARGETS)
-    first = with_touching<T>(p, share, vectors, shared, [&](const Touching<T>& touching) {
+    first = with_touching<T, V>(p, share, vectors, shared, [&](const Touching<T>& touching) {
       return keep_gifts(p, share, touching, shared);
     });
   begin();

@@ -33,6 +33,22 @@ __device__ inline Tile tile_of(int tiles) {
   return {static_cast<i64>(cloud), static_cast<i64>(blockIdx.x - cloud * static_cast<unsigned>(tiles))};
 }
 
+// Memory of the clouds that their blocks ask for before they wait, the part'th of each so many bytes of it.
+struct Asked {
+  const unsigned char* first;
+  i64 cloud_step, bytes;
+  int each;  // 0: nothing is asked for
+  int pad;
+};
+static_assert(sizeof(Asked) == 32, "mirrors ops::voxelize::params::Asked");
+
+// Asks for a block's part of the points and of the features, one code for both, by a thread of a warp each.
+__device__ inline void ask_ahead(const Asked (&asked)[2], const Tile& tile) {
+  if (threadIdx.x % WARP != 0 || threadIdx.x > WARP) return;
+  const Asked& mine = asked[threadIdx.x / WARP];
+  ask_for_part(mine.first + tile.cloud * mine.cloud_step, mine.bytes, mine.each, static_cast<unsigned>(tile.index));
+}
+
 // Valid points of a cloud, clamped to [0, N].
 __device__ inline i64 count_of(const Clouds& p, i64 cloud) {
   if (p.lengths == nullptr) return p.points_count;

@@ -13,13 +13,13 @@ struct ResampleParams {
   Rows rows;
   Groups groups;
 };
-static_assert(sizeof(ResampleParams) == 536, "mirrors ops::resample::cuda::ForwardParams");
+static_assert(sizeof(ResampleParams) == 544, "mirrors ops::resample::cuda::ForwardParams");
 
 struct ResampleTangentParams {
   ResampleParams forward;
   Channels tangent;  // [B, S, D]
 };
-static_assert(sizeof(ResampleTangentParams) == 568, "mirrors ops::resample::cuda::TangentParams");
+static_assert(sizeof(ResampleTangentParams) == 576, "mirrors ops::resample::cuda::TangentParams");
 
 // A lane's sum runs over all channels, so all of them are one launch; its parameters have 4096 bytes for their runs.
 constexpr int MAX_RUNS = 224;

@@ -31,6 +31,12 @@ __device__ int elements_of(int access) {
   return access == BY_ELEMENT ? 1 : (2 << access) / static_cast<int>(sizeof(V));
 }
 
+// Bytes that each share of a row of the batch asks for before it waits, of the rows that it reads and of the times: all
+// shares together for all of these, wherever their own rows turn out to lie.
+struct Ahead {
+  int rows, times;
+};
+
 // A signal, where its channels go, and how its rows are shared out: to blocks of a plain launch, to warps of a curved.
 struct Rows {
   Timeline times;
@@ -45,8 +51,9 @@ struct Rows {
   int access;         // an Access
   int mode;           // that of all channels, or -1: it is in the groups
   int store_bytes;    // what the output takes in one store of a wider vector
+  Ahead ahead;
 };
-static_assert(sizeof(Rows) == 208, "mirrors ops::signal_cuda::Rows");
+static_assert(sizeof(Rows) == 216, "mirrors ops::signal_cuda::Rows");
 
 // The rows and vectors of a block.
 struct BlockShare {
@@ -55,6 +62,7 @@ struct BlockShare {
   bool alike;  // all are of one row of the batch
   i64 batch;   // that row
   i64 tile;    // which part of each row
+  unsigned part;  // which of the shares of that row of the batch
 };
 
 // Of a launch whose rows are those of [batch * count].
@@ -67,7 +75,7 @@ __device__ BlockShare block_share(const Params& p, i64 count, unsigned block) {
   const i64 within = i64{alike ? part - batch * chunks : part} * p.rows_per_share;
   const i64 all = alike ? count : p.times.batch * count;
   const int rows = static_cast<int>(all - within < p.rows_per_share ? all - within : p.rows_per_share);
-  return {(alike ? batch * count : 0) + within, rows, alike, alike ? batch : 0, tile};
+  return {(alike ? batch * count : 0) + within, rows, alike, alike ? batch : 0, tile, block - batch * chunks * tiles};
 }
 
 // The vectors of a block's rows, laid end to end.
@@ -105,6 +113,19 @@ struct Vectors {
     return first_channel + (item - row(item) * across) * N;
   }
 };
+
+// Asks for a share's part of `count` rows of `channels`, `row_step` apart, and of as many times: one code for both, by a
+// thread of a warp each.
+template <class V, class T>
+__device__ void ask_ahead(
+    const Ahead& ahead, const BlockShare& share, const V* rows, const T* times, i64 count, i64 row_step, i64 channels) {
+  if (threadIdx.x % WARP != 0 || threadIdx.x > WARP) return;
+  const bool of_rows = threadIdx.x == 0;
+  const i64 row_bytes = ((count - 1) * row_step + channels) * static_cast<i64>(sizeof(V));
+  const i64 time_bytes = count * static_cast<i64>(sizeof(T));
+  ask_for_part(of_rows ? static_cast<const void*>(rows) : times, of_rows ? row_bytes : time_bytes,
+               of_rows ? ahead.rows : ahead.times, share.part);
+}
 
 // Never true of a share that the plan made, nor of the addresses of its data. A block that asks before it waits
 // (`begin`) has worked out all of it by then: else the compiler puts that off, which takes as long as a trip to memory.

@@ -176,6 +176,7 @@ __device__ void find_work(const Rows& p, const BlockShare& share, const Targets<
   const int shift = shift_of(p.times.samples, share.alike);
   const auto to_read = pivots_of<PLAIN_BLOCK>(times, p.times.source_step, p.times.samples, shift);
   if (is_nothing(share, vectors, place_of_target, values, to_read.at[0], vectors.output)) return;
+  ask_ahead(p.ahead, share, values, times, p.times.samples, p.values.row_step, p.last);
   begin();
   T read[PIVOTS / PLAIN_BLOCK];
   to_read.load(read);

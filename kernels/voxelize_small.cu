@@ -14,20 +14,21 @@ struct Small {
   Clouds clouds;
   int type;  // of the points
   int bits;  // a tile is 2^bits neighbouring cells
+  Asked asked[2];
 };
-static_assert(sizeof(Small) == 160, "mirrors ops::voxelize::params::Small");
+static_assert(sizeof(Small) == 224, "mirrors ops::voxelize::params::Small");
 
 struct VoxelizeSmallPointsParams {
   Small small;
   unsigned char* output;  // [B, cells] bytes that are 0 or 1, or int32
 };
-static_assert(sizeof(VoxelizeSmallPointsParams) == 168, "mirrors ops::voxelize::params::SmallPointsParams");
+static_assert(sizeof(VoxelizeSmallPointsParams) == 232, "mirrors ops::voxelize::params::SmallPointsParams");
 
 struct VoxelizeSmallRowsParams {
   VoxelizeRowsParams rows;
   Small small;
 };
-static_assert(sizeof(VoxelizeSmallRowsParams) == 360, "mirrors ops::voxelize::params::SmallRowsParams");
+static_assert(sizeof(VoxelizeSmallRowsParams) == 424, "mirrors ops::voxelize::params::SmallRowsParams");
 
 namespace {
 
@@ -112,6 +113,7 @@ template <class Number>
 __device__ void small_points(const VoxelizeSmallPointsParams& p) {
   __shared__ int4 counts[BLOCK];
   const Tile tile = tile_of(p.small.clouds.tiles);
+  ask_ahead(p.small.asked, tile);
   counts[threadIdx.x] = int4{0, 0, 0, 0};
   __syncthreads();
   begin();
@@ -125,6 +127,12 @@ __device__ void small_points(const VoxelizeSmallPointsParams& p) {
   });
   __syncthreads();
   write_four(reinterpret_cast<Number*>(p.output), tile, bits, p.small.clouds.cells, counts[threadIdx.x]);
+}
+
+// A tile's points where a block has asked for what it reads.
+__device__ inline Found found_of(const VoxelizeSmallRowsParams& p) {
+  ask_ahead(p.small.asked, tile_of(p.rows.tiles));
+  return Found(p.small, p.rows.point_voxel);
 }
 
 template <class V>
@@ -155,12 +163,12 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4)
 #define KERNEL(NAME, V, ...)                                                                                           \
   extern "C" __global__ void __launch_bounds__(BLOCK, 4)                                                               \
       voxelize_small_##NAME(const __grid_constant__ VoxelizeSmallRowsParams p) {                                       \
-    reduce_tile<V, __VA_ARGS__>(p.rows, Found(p.small, p.rows.point_voxel));                                           \
+    reduce_tile<V, __VA_ARGS__>(p.rows, found_of(p));                                                                  \
   }
 #define TYPE(NAME, V)                                                                                                  \
   extern "C" __global__ void __launch_bounds__(BLOCK, 4)                                                               \
       voxelize_small_link_##NAME(const __grid_constant__ VoxelizeSmallRowsParams p) {                                  \
-    sum_tile<V>(p.rows, Found(p.small, p.rows.point_voxel));                                                           \
+    sum_tile<V>(p.rows, found_of(p));                                                                                  \
   }                                                                                                                    \
   KERNEL(sum_##NAME, V, Summed<V>)                                                                                     \
   KERNEL(pick_##NAME, V, Picked<V, false>)                                                                             \

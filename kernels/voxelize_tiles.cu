@@ -15,8 +15,9 @@ struct VoxelizeTilesParams {
   int* cursor;           // [B], set to zero here: how many places of the order are given away
   unsigned char* zeros;  // [B, N, row_bytes] or null: the rows of dropped points are set to zero
   i64 row_bytes;
+  Asked asked[2];
 };
-static_assert(sizeof(VoxelizeTilesParams) == 232, "mirrors ops::voxelize::params::TilesParams");
+static_assert(sizeof(VoxelizeTilesParams) == 296, "mirrors ops::voxelize::params::TilesParams");
 
 struct VoxelizeTileRowsParams {
   VoxelizeRowsParams rows;
@@ -82,6 +83,7 @@ __device__ void write_chunk(const VoxelizeTilesParams& p) {
   const int here = left < p.chunks.chunk ? static_cast<int>(left) : p.chunks.chunk;
   const int bits = p.chunks.bits + p.chunks.shared_bits, eights = p.chunks.pitch / EIGHT;
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+  ask_ahead(p.asked, chunk);
   for (int at = thread; at < eights; at += threads) shared[at] = uint4{0, 0, 0, 0};
   __syncthreads();
   begin();

@@ -15,3 +15,6 @@ pub struct Launch {
 
 /// Lanes of a warp on every CUDA device.
 pub const WARP: u32 = 32;
+
+/// Bytes of a line of the second-level cache: blocks that ask for something ahead ask for a multiple of these.
+pub const CACHE_LINE: u64 = 128;

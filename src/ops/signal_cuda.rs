@@ -47,6 +47,46 @@ pub fn mode_code(modes: &Modes) -> i32 {
     modes.uniform().map_or(-1, |mode| mode as i32)
 }
 
+/// `Ahead` in the kernels.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Ahead {
+    rows: i32,
+    times: i32,
+}
+
+impl Ahead {
+    /// Nothing is asked for.
+    pub const NONE: Ahead = Ahead { rows: 0, times: 0 };
+
+    /// Of the values and the source times of a signal.
+    pub fn of_signal(signal: &Signal, share: &Share) -> Ahead {
+        let (batch, targets) = (signal.timeline.batch() as u64, signal.timeline.targets() as u64);
+        let samples = signal.timeline.samples() as u64;
+        let of = |bytes| share.asked_of_samples(batch, samples, targets, bytes);
+        Ahead {
+            rows: bytes_of_row(&signal.values).map_or(0, of),
+            times: bytes_of_row(&signal.timeline.source_times).map_or(0, |bytes| share.asked(batch, bytes)),
+        }
+    }
+
+    /// Of a gradient that is gathered, and the target times.
+    pub fn of_gradient(grad: &View, target_times: &View, share: &Share) -> Ahead {
+        let of = |view| bytes_of_row(view).map_or(0, |bytes| share.asked(grad.size(0) as u64, bytes));
+        Ahead { rows: of(grad), times: of(target_times) }
+    }
+}
+
+/// Bytes of memory in which a row of the batch lies, of `[B, S]` or `[B, S, D]`, where these are in order and at most a
+/// fourth of the bytes between are others'.
+fn bytes_of_row(view: &View) -> Option<u64> {
+    let dense = view.rank() < 3 || view.size(2) <= 1 || view.stride(2) == 1;
+    let width = if view.rank() < 3 { 1 } else { view.size(2) };
+    let step =
+        usize::try_from(view.stride(1)).ok().filter(|step| dense && (width..=width + width / 4).contains(step))?;
+    Some((view.size(1) * step * view.dtype().size()) as u64)
+}
+
 /// `Rows` in the kernels.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -66,9 +106,10 @@ pub struct Rows {
     access: i32,
     mode: i32,
     store_bytes: i32,
+    ahead: Ahead,
 }
 
-const _: () = assert!(size_of::<Rows>() == 208);
+const _: () = assert!(size_of::<Rows>() == 216);
 
 impl Rows {
     /// All rows of a signal that has the output to itself; the launch covers `first..last` of each.
@@ -95,6 +136,7 @@ impl Rows {
             access: access as i32,
             mode: mode_code(&signal.modes),
             store_bytes: store_bytes as i32,
+            ahead: Ahead::of_signal(signal, share),
         }
     }
 }
@@ -140,6 +182,24 @@ pub fn gathers(view: &View, written: usize, row: usize) -> (Access, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_are_asked_for_where_they_lie_in_order() {
+        let data = [0u16; 4096];
+        let bytes = |sizes: &[usize], strides: &[isize]| {
+            // SAFETY: all elements of these sizes and strides lie in `data`, which outlives the view.
+            let view = unsafe { View::from_raw(data.as_ptr().cast(), DType::BF16, sizes, strides) }.unwrap();
+            bytes_of_row(&view)
+        };
+        assert_eq!(bytes(&[2, 4, 8], &[32, 8, 1]), Some(64));
+        assert_eq!(bytes(&[2, 4, 8], &[40, 10, 1]), Some(80), "a fourth is others'");
+        assert_eq!(bytes(&[2, 4, 8], &[44, 11, 1]), None);
+        assert_eq!(bytes(&[2, 4, 8], &[32, 1, 4]), None, "channels apart");
+        assert_eq!(
+            (bytes(&[2, 4], &[4, 1]), bytes(&[2, 4], &[8, 2]), bytes(&[2, 4], &[0, 1])),
+            (Some(8), None, Some(8))
+        );
+    }
 
     #[test]
     fn a_gradient_is_read_in_parts_where_it_is_less_aligned_than_what_is_written() {

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::ops::modes::Mode;
 use crate::ops::rows_plan::Access;
 use crate::ops::signal::Signal;
-use crate::ops::signal_cuda::{Channels, mode_code, moves, time_type};
+use crate::ops::signal_cuda::{Ahead, Channels, mode_code, moves, time_type};
 use crate::ops::timeline_cuda::{Count, entries, outside_code};
 
 const FILE: &str = "fuse";
@@ -35,9 +35,10 @@ struct Stream {
     mode: i32,
     store_bytes: i32,
     pad: i32,
+    ahead: Ahead,
 }
 
-const _: () = assert!(size_of::<Stream>() == 144);
+const _: () = assert!(size_of::<Stream>() == 152);
 
 /// `FuseParams` in the kernel.
 #[repr(C)]
@@ -61,7 +62,7 @@ struct Params {
     modes: [i32; MAX_GROUPS],
 }
 
-const _: () = assert!(size_of::<Params>() == 3664);
+const _: () = assert!(size_of::<Params>() == 3792);
 
 impl Stream {
     const NONE: Stream = Stream {
@@ -84,6 +85,7 @@ impl Stream {
         mode: -1,
         store_bytes: 0,
         pad: 0,
+        ahead: Ahead::NONE,
     };
 }
 
@@ -184,6 +186,7 @@ fn launch(
             mode: mode_code(&signal.modes),
             store_bytes: places[place].store_bytes as i32,
             pad: 0,
+            ahead: Ahead::of_signal(signal, &part.share),
         };
         let count = if case.access == Access::Curved { Count::Units } else { Count::Channels };
         for (end, start, mode) in entries(signal.modes.groups(), count) {

@@ -10,7 +10,7 @@ use crate::ops::modes::{Mode, Modes};
 use crate::ops::rows_plan::Access;
 use crate::ops::signal::Signal;
 use crate::ops::signal_cpu::Read;
-use crate::ops::signal_cuda::{Channels, Rows, gathers, mode_code, moves};
+use crate::ops::signal_cuda::{Ahead, Channels, Rows, gathers, mode_code, moves};
 use crate::ops::timeline::Timeline;
 use crate::ops::timeline_cuda::{Count, Groups, Times};
 use crate::ops::voxelize::cuda as voxelize;
@@ -26,7 +26,7 @@ struct ForwardParams {
     groups: Groups,
 }
 
-const _: () = assert!(size_of::<ForwardParams>() == 536);
+const _: () = assert!(size_of::<ForwardParams>() == 544);
 
 /// `ResampleTangentParams` in the kernels.
 #[repr(C)]
@@ -36,7 +36,7 @@ struct TangentParams {
     tangent: Channels,
 }
 
-const _: () = assert!(size_of::<TangentParams>() == 568);
+const _: () = assert!(size_of::<TangentParams>() == 576);
 
 /// Runs of linear channels that the one launch of a time gradient can hold.
 const MAX_RUNS: usize = 224;
@@ -119,10 +119,11 @@ struct BackwardParams {
     access: i32,
     mode: i32,
     load_bytes: i32,
+    ahead: Ahead,
     groups: Groups,
 }
 
-const _: () = assert!(size_of::<BackwardParams>() == 632);
+const _: () = assert!(size_of::<BackwardParams>() == 640);
 
 /// The numbers that decide, for rows of `read` in one mode or several and a dense output of the same rows; and the
 /// bytes of a store.
@@ -238,6 +239,7 @@ pub(super) fn backward(
         access: 0,
         mode: mode_code(&call.modes),
         load_bytes: load_bytes as i32,
+        ahead: Ahead::NONE,
         groups: Groups::NONE,
     };
     if case.access == Access::Curved || curvature {
@@ -263,6 +265,7 @@ pub(super) fn backward(
             rows_per_share: plan.share.rows as i32,
             chunks: plan.share.chunks as i32,
             access: plan.access as i32,
+            ahead: Ahead::of_gradient(&call.grad, &call.timeline.target_times, &plan.share),
             groups: run.groups,
             ..params
         };

@@ -1,6 +1,8 @@
 //! How blocks divide the source rows, or the targets, of a gradient that they gather.
 
-use crate::ops::rows_plan::{MOST_VECTORS, MOST_WIDE_VECTORS, PLAIN_BLOCK, RESIDENT, Share, TILE, vectors_of_a_block};
+use crate::ops::rows_plan::{
+    MOST_VECTORS, MOST_WIDE_VECTORS, MULTIPROCESSORS, PLAIN_BLOCK, RESIDENT, Share, TILE, vectors_of_a_block,
+};
 
 /// Source rows below which rows of the batch share blocks that gather: such blocks take the general way, which is long.
 const SHORT_GATHER: u64 = 32;
@@ -12,6 +14,8 @@ const MOST_ACROSS: u64 = 64;
 /// targets of a row up to which more of them share blocks.
 const BATCH_OF_MANY: u64 = 4 * RESIDENT;
 const TARGETS_OF_SHARED: u64 = 128;
+/// Blocks that gather from many targets and are resident at once, at 3 a multiprocessor.
+const RESIDENT_OF_MANY: u64 = 3 * MULTIPROCESSORS;
 /// Targets of a block that gathers from few: `MOST_OF_FEW` in the kernels, where it has a thread for each and for some
 /// beside them.
 const MOST_OF_FEW: u64 = 240;
@@ -29,9 +33,10 @@ impl Share {
     /// have blocks of their own, unless they are very many of few targets.
     pub fn of_many(batch: u64, samples: u64, vectors: u64, targets: u64) -> Share {
         let gather = Share::of_gather(batch, samples, vectors, targets);
-        let filling = batch.saturating_mul(samples).div_ceil(RESIDENT);
         let at_once = u64::from(PLAIN_BLOCK) / vectors.max(1);
-        let rows = rows_of_kept(samples, targets).max(at_once).min(filling);
+        let filling = |blocks| batch.saturating_mul(samples).div_ceil(blocks);
+        let most = filling(RESIDENT_OF_MANY).min(at_once).max(filling(RESIDENT));
+        let rows = rows_of_kept(samples, targets).max(at_once).min(most);
         let shared = gather.chunks == 0 && batch > BATCH_OF_MANY && targets <= TARGETS_OF_SHARED;
         if vectors > MOST_ACROSS || rows > at_once || shared || gather.count == 0 {
             return gather;
@@ -105,7 +110,11 @@ mod tests {
 
     #[test]
     fn many_targets_of_few_samples_fill_the_device() {
-        assert_eq!(Share::of_many(8, 298, 4, 7229), Share { rows: 5, chunks: 60, tile: 4, tiles: 1, count: 480 });
+        assert_eq!(
+            Share::of_many(8, 298, 4, 7229),
+            Share { rows: 7, chunks: 43, tile: 4, tiles: 1, count: 344 },
+            "all are resident"
+        );
         assert_eq!(Share::of_many(1178, 232, 1, 1089).rows, 232, "a vector for each thread");
         assert_eq!(Share::of_many(600, 30, 2, 200), Share { rows: 30, chunks: 1, tile: 2, tiles: 1, count: 600 });
         assert_eq!((Share::of_many(4096, 8, 4, 128).chunks, Share::of_many(4096, 8, 4, 129).chunks), (0, 1));

@@ -5,8 +5,8 @@ use super::bins::Bins;
 use super::grid::Clouds;
 use super::launches::{self, Tiles};
 use super::params::{
-    BinMarksParams, BinsParams, Chunks, Clear, OrderParams, Points, PointsParams, RowsParams, Small, SmallPointsParams,
-    SmallRowsParams, StartsParams, TileRowsParams, TilesParams, UnpackParams,
+    Asked, BinMarksParams, BinsParams, Chunks, Clear, OrderParams, Points, PointsParams, RowsParams, Small,
+    SmallPointsParams, SmallRowsParams, StartsParams, TileRowsParams, TilesParams, UnpackParams,
 };
 use super::plan::Workspace;
 use super::reduce::Reduce;
@@ -211,10 +211,12 @@ impl Parts {
 ///
 /// # Safety
 /// As for [`sparse_rows`], the sizes as `tiling` says; `zeros` is null or has `row_bytes` for each point, which become
-/// zero where it is dropped.
+/// zero where it is dropped; `features` are what the next launch reads of the points.
+#[allow(clippy::too_many_arguments)]
 pub(crate) unsafe fn tile(
     op: &'static str,
     clouds: &Clouds,
+    features: Option<(&RowsParams, DType)>,
     tiling: &Tiling,
     memory: &Grouped,
     zeros: *mut u8,
@@ -239,6 +241,7 @@ pub(crate) unsafe fn tile(
         cursor: memory.cursor,
         zeros,
         row_bytes: row_bytes as i64,
+        asked: Asked::ahead(clouds, features, tiling.chunk),
     };
     // SAFETY: the caller's promise; TilesParams mirrors the kernel's struct.
     unsafe { cuda::launch(op, stream.device, stream.handle, TILES_FILE, &launch, &params)? };
@@ -263,7 +266,8 @@ pub(super) unsafe fn small_rows(
     let channels = params.channels as usize;
     let Tiles { launch, tiles } = launches::small_rows(op, reduce, backward, dtype, clouds.batch(), small, channels)?;
     let rows = RowsParams { tiles: tiles as i32, ..*params };
-    let params = SmallRowsParams { rows, small: Small::new(clouds, small.bits, tiles) };
+    let features = (!backward).then_some((&rows, dtype));
+    let params = SmallRowsParams { rows, small: Small::new(clouds, features, small.bits, tiles) };
     // SAFETY: the caller's promise; SmallRowsParams mirrors the kernel's struct.
     unsafe { cuda::launch(op, stream.device, stream.handle, SMALL_FILE, &launch, &params) }
 }
@@ -292,7 +296,9 @@ pub(super) unsafe fn reduce_cells(
         }
         if let Some(tiling) = &plan.tiling {
             let parts = Parts::new(plan, workspace);
-            let chunks = tile(op, clouds, tiling, &parts.grouped(params.point_voxel), null_mut(), 0, stream)?;
+            let memory = parts.grouped(params.point_voxel);
+            let features = (!backward).then_some((params, dtype));
+            let chunks = tile(op, clouds, features, tiling, &memory, null_mut(), 0, stream)?;
             let Tiles { launch, tiles } = launches::tile_rows(op, reduce, backward, dtype, batch, tiling, channels)?;
             let rows = RowsParams { tiles: tiles as i32, ..*params };
             let params = TileRowsParams { rows, chunks, order: parts.order, cursor: parts.cursor };
@@ -335,7 +341,7 @@ pub(super) fn forward(
         let Some(features) = features else {
             if let Some(small) = &plan.small {
                 let Tiles { launch, tiles } = launches::small_points(op, reduce, clouds.batch(), small)?;
-                let params = SmallPointsParams { small: Small::new(clouds, small.bits, tiles), output };
+                let params = SmallPointsParams { small: Small::new(clouds, None, small.bits, tiles), output };
                 return cuda::launch(op, stream.device, stream.handle, SMALL_FILE, &launch, &params);
             }
             if let Some(bins) = &plan.bins {

@@ -76,7 +76,7 @@ pub(super) fn backward(
         let counted = mean && gradient_plan::counts_by_voxel(batch, points, channels, plan.cells);
         if let Some(tiling) = plan.tiling.as_ref().filter(|_| !counted) {
             let parts = Parts::new(plan, workspace);
-            let chunks = tile(op, clouds, tiling, &parts.grouped(null_mut()), output, row_bytes, stream)?;
+            let chunks = tile(op, clouds, None, tiling, &parts.grouped(null_mut()), output, row_bytes, stream)?;
             let Tiles { launch, tiles } = launches::tile_spread(op, grad.dtype(), batch, tiling, channels)?;
             let rows = RowsParams { tiles: tiles as i32, ..rows };
             let params = TileRowsParams { rows, chunks, order: parts.order, cursor: parts.cursor };

@@ -2,6 +2,8 @@
 
 use super::grid::Clouds;
 use super::reduce::Reduce;
+use super::tiling;
+use crate::launch::CACHE_LINE;
 use crate::tensor::{DType, View};
 use std::ptr::{null, null_mut};
 
@@ -43,6 +45,62 @@ impl Points {
             lengths_bytes: lengths.map_or(0, |lengths| lengths.dtype().size() as i32),
             tiles: tiles as i32,
         }
+    }
+}
+
+/// `Asked` in the kernels: memory of the clouds of which each of their blocks asks for a part before it waits.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    first: *const u8,
+    cloud_step: i64,
+    bytes: i64,
+    each: i32,
+    pad: i32,
+}
+
+const _: () = assert!(size_of::<Asked>() == 32);
+
+impl Asked {
+    const NOTHING: Asked = Asked { first: null(), cloud_step: 0, bytes: 0, each: 0, pad: 0 };
+
+    /// The points, and features of that type, where they lie side by side and the blocks ask for them; the part of a block
+    /// is as much as `of_block` points have.
+    pub(crate) fn ahead(clouds: &Clouds, features: Option<(&RowsParams, DType)>, of_block: usize) -> [Asked; 2] {
+        let points = Source::new(clouds.points.data(), strides(&clouds.points), 3, clouds.points.dtype());
+        let features =
+            features.map(|(rows, dtype)| Source::new(rows.features, rows.features_strides, rows.channels, dtype));
+        let row = points.row + features.map_or(0, |features| features.row);
+        if !tiling::asks_ahead(clouds.batch(), clouds.points(), row as usize) {
+            return [Asked::NOTHING; 2];
+        }
+        let asked = |source: Source| source.asked(clouds.points(), of_block);
+        [asked(points), features.map_or(Asked::NOTHING, asked)]
+    }
+}
+
+/// `[B, N, C]` to ask for: bytes from cloud to cloud and of a point's numbers.
+#[derive(Clone, Copy)]
+struct Source {
+    first: *const u8,
+    cloud_step: i64,
+    row: i64,
+    dense: bool,
+}
+
+impl Source {
+    fn new(first: *const u8, [cloud, point, number]: [i64; 3], numbers: i64, dtype: DType) -> Self {
+        let size = dtype.size() as i64;
+        let dense = point == numbers && (number == 1 || numbers == 1);
+        Source { first, cloud_step: cloud * size, row: numbers * size, dense }
+    }
+
+    fn asked(self, points: usize, of_block: usize) -> Asked {
+        if !self.dense {
+            return Asked::NOTHING;
+        }
+        let each = (of_block * self.row as usize).next_multiple_of(CACHE_LINE as usize) as i32;
+        Asked { first: self.first, cloud_step: self.cloud_step, bytes: points as i64 * self.row, each, pad: 0 }
     }
 }
 
@@ -227,9 +285,10 @@ pub(crate) struct TilesParams {
     pub cursor: *mut u8,
     pub zeros: *mut u8,
     pub row_bytes: i64,
+    pub asked: [Asked; 2],
 }
 
-const _: () = assert!(size_of::<TilesParams>() == 232);
+const _: () = assert!(size_of::<TilesParams>() == 296);
 
 /// `VoxelizeTileRowsParams` in the kernels.
 #[repr(C)]
@@ -251,20 +310,23 @@ pub(crate) struct Small {
     /// `PointsType` in the kernels.
     pub kind: i32,
     pub bits: i32,
+    pub asked: [Asked; 2],
 }
 
-const _: () = assert!(size_of::<Small>() == 160);
+const _: () = assert!(size_of::<Small>() == 224);
 
 impl Small {
-    /// The same clouds by address, a block of which takes one of so many tiles of 2^bits cells.
-    pub(crate) fn new(clouds: &Clouds, bits: u32, tiles: u32) -> Self {
+    /// The same clouds by address, a block of which takes one of so many tiles of 2^bits cells, and what they ask for.
+    pub(crate) fn new(clouds: &Clouds, features: Option<(&RowsParams, DType)>, bits: u32, tiles: u32) -> Self {
+        let of_block = clouds.points().div_ceil(tiles.max(1) as usize);
         let kind = match clouds.points.dtype() {
             DType::F64 => 0,
             DType::F32 => 1,
             DType::F16 => 2,
             _ => 3,
         };
-        Small { clouds: Points::new(clouds, tiles), kind, bits: bits as i32 }
+        let asked = Asked::ahead(clouds, features, of_block);
+        Small { clouds: Points::new(clouds, tiles), kind, bits: bits as i32, asked }
     }
 }
 
@@ -276,7 +338,7 @@ pub(crate) struct SmallPointsParams {
     pub output: *mut u8,
 }
 
-const _: () = assert!(size_of::<SmallPointsParams>() == 168);
+const _: () = assert!(size_of::<SmallPointsParams>() == 232);
 
 /// `VoxelizeSmallRowsParams` in the kernels.
 #[repr(C)]
@@ -286,7 +348,7 @@ pub(crate) struct SmallRowsParams {
     pub small: Small,
 }
 
-const _: () = assert!(size_of::<SmallRowsParams>() == 360);
+const _: () = assert!(size_of::<SmallRowsParams>() == 424);
 
 pub(crate) fn strides(view: &View) -> [i64; 3] {
     [0, 1, 2].map(|axis| view.stride(axis) as i64)

@@ -156,7 +156,7 @@ unsafe fn rows_by_tiles(
     };
     // SAFETY: the caller's promise; the params mirror the kernels' structs.
     unsafe {
-        let chunks = voxelize::tile(op, clouds, tiling, &memory, null_mut(), 0, stream)?;
+        let chunks = voxelize::tile(op, clouds, None, tiling, &memory, null_mut(), 0, stream)?;
         let params = TilesParams {
             chunks,
             sums: part(plan.sums_at),
