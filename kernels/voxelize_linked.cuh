@@ -10,6 +10,11 @@ namespace robocache {
 // Points of a tile that are linked at most, a few more than a plan wants in one.
 constexpr int LINKED = 1216;
 
+// Points of a thread that are looked up together where a tile has more than a block's threads. Of float32 two cost as much
+// as they gain of halves, a fortieth; why was not found.
+template <class V>
+constexpr int LINKED_AHEAD = sizeof(V) < sizeof(float) ? 2 : 1;
+
 struct Linked {
   alignas(16) int heads[TILE];  // a voxel's point that came last, or -1
   int points[LINKED];
@@ -171,7 +176,7 @@ __device__ bool sum_linked(
   const auto add = [&](int index, int point, int cell) {
     if (cell >= 0 && index < LINKED) linked.add(index, point, cell);
   };
-  const int all = from.template walk<1>(tile, runs, add, LINKED);
+  const int all = from.template walk<LINKED_AHEAD<V>>(tile, runs, add, LINKED);
   if (all > LINKED) return false;
   linked.list(all);
   if (p.counted != nullptr && blockIdx.y == 0) linked.count(p, tile, from.bits, all, reinterpret_cast<int*>(staged));

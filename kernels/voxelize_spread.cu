@@ -33,9 +33,11 @@ struct VoxelizeGatherParams {
   i64 cloud_stride, channel_stride, cell_stride;
   i64 points, cells;
   unsigned channels;
-  int tiles;  // blocks of a cloud
+  int tiles;    // blocks of a cloud
+  int follows;  // as in VoxelizeSpreadParams
+  int pad;
 };
-static_assert(sizeof(VoxelizeGatherParams) == 80, "mirrors ops::voxelize::params::GatherParams");
+static_assert(sizeof(VoxelizeGatherParams) == 88, "mirrors ops::voxelize::params::GatherParams");
 
 namespace {
 
@@ -208,15 +210,17 @@ __device__ void spread(const VoxelizeSpreadParams& p) {
 }
 
 // The same where the voxels of all points are known, an element a thread, in little code: what a small cloud waits for is
-// its instructions.
+// its instructions. Where it follows another launch of its call it reads the voxels before it begins.
 template <class V>
 __device__ void gather(const VoxelizeGatherParams& p) {
   const Tile tile = tile_of(p.tiles);
   const unsigned item = static_cast<unsigned>(tile.index) * BLOCK + threadIdx.x, channels = p.channels;
   const unsigned point = channels == 1 ? item : item / channels, channel = item - point * channels;
+  if (p.follows == 0) begin();
   if (point >= p.points) return;
   const i64 row = tile.cloud * p.points + point;
   const int found = p.point_voxel[row];
+  if (p.follows != 0) begin();
   // What the caller made up is no reason to read elsewhere.
   const bool inside = found >= 0 && found < p.cells;
   const i64 cell = inside ? found : 0;
@@ -260,7 +264,6 @@ __device__ void share(const VoxelizeSpreadParams& p) {
 #define GATHER(NAME, V)                                                                                                \
   extern "C" __global__ void __launch_bounds__(BLOCK)                                                                  \
       voxelize_gather_##NAME(const __grid_constant__ VoxelizeGatherParams p) {                                         \
-    begin();                                                                                                           \
     gather<V>(p);                                                                                                      \
   }
 #define SHARE(NAME, V)                                                                                                 \

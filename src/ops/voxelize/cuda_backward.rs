@@ -52,7 +52,7 @@ pub(super) fn backward(
             let (from, known) = (Source::new(&grad), Known::of(&counted));
             return match gradient_plan::shares(batch, points, channels, plan.cells, grad.dtype().size()) {
                 None if i32::try_from(points.saturating_mul(channels)).is_ok() => {
-                    gather(op, clouds, &from, &known, plan.cells, output, stream)
+                    gather(op, clouds, &from, &known, plan.cells, false, output, stream)
                 }
                 None => send(op, clouds, &from, &known, false, output, stream),
                 Some(pitch) => send_shares(op, clouds, &from, &known, plan.cells, pitch, output, workspace, stream),
@@ -189,12 +189,14 @@ unsafe fn send(
 ///
 /// # Safety
 /// As for [`send`].
+#[allow(clippy::too_many_arguments)]
 unsafe fn gather(
     op: &'static str,
     clouds: &Clouds,
     from: &Source,
     known: &Known,
     cells: usize,
+    follows: bool,
     output: *mut u8,
     stream: Stream,
 ) -> Result<()> {
@@ -210,6 +212,8 @@ unsafe fn gather(
         cells: cells as i64,
         channels: channels as u32,
         tiles: tiles as i32,
+        follows: i32::from(follows),
+        pad: 0,
     };
     // SAFETY: the caller's promise; GatherParams mirrors the kernel's struct.
     unsafe { cuda::launch(op, stream.device, stream.handle, SPREAD_FILE, &launch, &params) }
@@ -240,7 +244,7 @@ unsafe fn send_shares(
         cuda::launch(op, stream.device, stream.handle, SPREAD_FILE, &launch, &params)?;
         let known = Known { counts: null(), ..*known };
         if from.channels == 1 {
-            return gather(op, clouds, &shares, &known, cells, output, stream);
+            return gather(op, clouds, &shares, &known, cells, true, output, stream);
         }
         send(op, clouds, &shares, &known, true, output, stream)
     }

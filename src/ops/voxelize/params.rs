@@ -225,9 +225,11 @@ pub(crate) struct GatherParams {
     pub cells: i64,
     pub channels: u32,
     pub tiles: i32,
+    pub follows: i32,
+    pub pad: i32,
 }
 
-const _: () = assert!(size_of::<GatherParams>() == 80);
+const _: () = assert!(size_of::<GatherParams>() == 88);
 
 /// `VoxelizeRowsParams` in the kernel.
 #[repr(C)]
