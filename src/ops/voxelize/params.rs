@@ -79,7 +79,7 @@ impl Asked {
     }
 }
 
-/// `[B, N, C]` to ask for: bytes from cloud to cloud and of a point's numbers.
+/// `[B, N, C]` to ask for: bytes from cloud to cloud and of a point's numbers, and whether a cloud's lie side by side.
 #[derive(Clone, Copy)]
 struct Source {
     first: *const u8,
@@ -99,7 +99,7 @@ impl Source {
         if !self.dense {
             return Asked::NOTHING;
         }
-        let each = (of_block * self.row as usize).next_multiple_of(CACHE_LINE as usize) as i32;
+        let each = (of_block.min(points) * self.row as usize).next_multiple_of(CACHE_LINE as usize) as i32;
         Asked { first: self.first, cloud_step: self.cloud_step, bytes: points as i64 * self.row, each, pad: 0 }
     }
 }
@@ -385,5 +385,23 @@ impl RowsParams {
             mean: i32::from(reduce == Reduce::Mean),
             tiles: 1,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_side_by_side_is_asked_for() {
+        let asked = |strides, numbers| {
+            let asked = Source::new(null(), strides, numbers, DType::F32).asked(1000, 50);
+            (asked.cloud_step, asked.bytes, asked.each)
+        };
+        assert_eq!(asked([3000, 3, 1], 3), (12_000, 12_000, 640), "whole lines of 50 points");
+        assert_eq!(asked([0, 3, 1], 3), (0, 12_000, 640), "one cloud for all");
+        assert_eq!(asked([1000, 1, 7], 1), (4000, 4000, 256), "a number a point");
+        assert_eq!(asked([3000, 1, 1000], 3).2, 0, "numbers apart");
+        assert_eq!(asked([4000, 4, 1], 3).2, 0, "points apart");
     }
 }
