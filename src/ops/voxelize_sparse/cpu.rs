@@ -11,7 +11,7 @@ use crate::ops::voxelize::groups_cpu::AHEAD;
 use crate::ops::voxelize::reduce::Reduce;
 use crate::ops::voxelize::rows::{Column, Place, Voxels, holder};
 use crate::ops::voxelize::sort_cpu::{Pairs, sort};
-use crate::simd::{Level, Work};
+use crate::simd::{Level, Work, prefetch};
 use crate::tensor::{DType, View};
 use crate::threads::{Threads, huge_pages};
 use half::{bf16, f16};
@@ -311,25 +311,63 @@ fn spread<F: Feature>(
     output: *mut F,
     threads: &dyn Threads,
 ) {
-    let (all, channels, output) = (rows.order.size(0) * rows.order.size(1), grad.size(1), Shared(output));
+    let (all, channels) = (rows.order.size(0) * rows.order.size(1), grad.size(1));
+    huge_pages(output.cast(), all * channels * size_of::<F>());
+    let (mean, output) = (reduce == Reduce::Mean, Shared(output));
     threads.run(all, GRAIN.div_ceil(channels), &|range| {
-        let output = &output;
-        for point in range {
-            // SAFETY: `voxelize_sparse_backward` checked the views, dense but for `grad`; rows are within them, and
-            // each place of the output is written once.
+        Level::best().run(Spread { rows, grad, point_voxel, mean, output: &output, range });
+    });
+}
+
+/// Points ahead of the one that is sent its gradient whose rows are asked for: these lie anywhere among all.
+const SENT_AHEAD: usize = 8;
+
+/// Some points, for one thread.
+struct Spread<'r, F> {
+    rows: &'r Rows<'r>,
+    grad: &'r View<'r>,
+    point_voxel: &'r View<'r>,
+    mean: bool,
+    output: &'r Shared<F>,
+    range: Range<usize>,
+}
+
+impl<F: Feature> Work for Spread<'_, F> {
+    #[inline(always)]
+    fn run(self) {
+        let Spread { rows, grad, point_voxel, mean, output, range } = self;
+        let (channels, [row_stride, channel_stride]) = (grad.size(1), [0, 1].map(|axis| grad.stride(axis)));
+        let row_of = |point: usize| {
+            // SAFETY: `voxelize_sparse_backward` checked the views, dense but for `grad`.
+            let row = unsafe { *point_voxel.at::<i64>(point as isize) };
+            usize::try_from(row).ok().filter(|&row| row < rows.len())
+        };
+        // SAFETY: as above; rows that were found are within the views.
+        let first_of = |row: usize| unsafe { grad.at::<F>(row as isize * row_stride) };
+        // SAFETY: as above.
+        let count_of = |row: usize| unsafe { rows.counts.at::<i32>(row as isize) };
+        for point in range.clone() {
+            if let Some(row) = Some(point + SENT_AHEAD).filter(|&soon| soon < range.end).and_then(row_of) {
+                prefetch(first_of(row));
+                if mean {
+                    prefetch(count_of(row));
+                }
+            }
+            // SAFETY: as above; each place of the output is written once.
             unsafe {
-                let row = usize::try_from(*point_voxel.at::<i64>(point as isize)).ok().filter(|&row| row < rows.len());
-                let mean = row.filter(|_| reduce == Reduce::Mean);
-                let count = mean.map_or(1, |row| *rows.counts.at::<i32>(row as isize));
+                let to = output.0.add(point * channels);
+                let Some(row) = row_of(point) else {
+                    to.write_bytes(0, channels); // all bits zero is zero in every floating type
+                    continue;
+                };
+                let (from, count) = (first_of(row), if mean { *count_of(row) } else { 1 });
                 for channel in 0..channels {
-                    let sent = row.map_or(0.0, |row| {
-                        (*grad.at::<F>(row as isize * grad.stride(0) + channel as isize * grad.stride(1))).to_f64()
-                    });
-                    output.set(point * channels + channel, F::rounded(sent, f64::from(count)));
+                    let sent = *from.offset(channel as isize * channel_stride);
+                    *to.add(channel) = if count == 1 { sent } else { F::rounded(sent.to_f64(), f64::from(count)) };
                 }
             }
         }
-    });
+    }
 }
 
 fn send<F: Feature>(rows: &Rows, grad: &View, features: &View, reduce: Reduce, output: *mut F, threads: &dyn Threads) {
