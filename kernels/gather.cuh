@@ -26,7 +26,7 @@ struct ResampleBackwardParams {
   int access;     // as in Rows, and the next
   int mode;
   int load_bytes;  // what the gradient allows in one load of a wider vector
-  Ahead ahead;     // of the gradient and the target times
+  Ahead ahead;     // of the gradient and the target times; where targets are few nobody asks
   Groups groups;
 };
 static_assert(sizeof(ResampleBackwardParams) == 640, "mirrors ops::resample::cuda::BackwardParams");

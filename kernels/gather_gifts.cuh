@@ -316,12 +316,12 @@ __device__ Gift<Compute> find_gift(const ResampleBackwardParams& p, const Touchi
   return gift_of<Compute>(p, bracket_at(touching.nearby, target, before, p.times.outside, false));
 }
 
-// Begins, finds which targets touch a block's rows of one row of the batch, where these ascend, and calls `use` with
+// Asks for a block's part, begins, finds which targets touch its rows of one row of the batch, where these ascend, and calls `use` with
 // them and with `shared.starts`, which says of which row; returns what it returns, or else -1.
-template <class T, class V, class Compute, class Use>
+template <class T, class V, class Use>
 __device__ i64 with_touching(
-    const ResampleBackwardParams& p, const BlockShare& share, const Vectors& vectors, GatherShared<Compute>& shared,
-    const Use& use) {
+    const ResampleBackwardParams& p, const BlockShare& share, const Vectors& vectors,
+    GatherShared<typename Element<V>::Compute>& shared, const Use& use) {
   const i64 sample = share.first - share.batch * p.times.samples;
   const TimesOfBlock<T> times(p, share);
   if (is_nothing(share, vectors, times.pivots.at[0], times.near.at[0])) return -1;

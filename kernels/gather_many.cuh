@@ -149,7 +149,7 @@ __device__ void backward_rows_of_many(const ResampleBackwardParams& p) {
   const Vectors vectors = vectors_of<V>(p, share);
   i64 first = -1;
   if (share.alike && p.times.targets <= MOST_TARGETS)
-    first = with_touching<T, V, Compute>(p, share, vectors, shared, [&](const Touching<T>& touching) -> i64 {
+    first = with_touching<T, V>(p, share, vectors, shared, [&](const Touching<T>& touching) -> i64 {
       if (vectors.total > PLAIN_BLOCK || vectors.across > MOST_ACROSS) {
         const i64 kept = keep_gifts<T, Compute>(p, share, touching, shared);
         if (kept < 0) return kept;

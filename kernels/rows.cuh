@@ -51,7 +51,7 @@ struct Rows {
   int access;         // an Access
   int mode;           // that of all channels, or -1: it is in the groups
   int store_bytes;    // what the output takes in one store of a wider vector
-  Ahead ahead;
+  Ahead ahead;        // of a plain launch
 };
 static_assert(sizeof(Rows) == 216, "mirrors ops::signal_cuda::Rows");
 

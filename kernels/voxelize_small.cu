@@ -129,7 +129,7 @@ __device__ void small_points(const VoxelizeSmallPointsParams& p) {
   write_four(reinterpret_cast<Number*>(p.output), tile, bits, p.small.clouds.cells, counts[threadIdx.x]);
 }
 
-// A tile's points where a block has asked for what it reads.
+// Asks for a block's part of what its cloud's blocks read, and says where its points come from.
 __device__ inline Found found_of(const VoxelizeSmallRowsParams& p) {
   ask_ahead(p.small.asked, tile_of(p.rows.tiles));
   return Found(p.small, p.rows.point_voxel);

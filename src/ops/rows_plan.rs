@@ -28,8 +28,9 @@ const ROWS_PER_WARP: [u32; 4] = [4, 8, 16, 32];
 /// Warps that fill an H200 (132 multiprocessors of 16 resident blocks of 4 warps) about a quarter; fewer rows a warp
 /// before fewer warps.
 const ENOUGH_WARPS: u64 = 2048;
-/// Bytes up to which blocks ask the second-level cache for all of an array before they wait: what stays there (50 MB of
-/// an H200 or H100, 126 of a B200; sm_80 asks for nothing) until it is read. A gradient of 131 MB took a tenth longer.
+/// Bytes up to which blocks ask the second-level cache for all of an array before they wait: nearly what it holds, 50 MB of
+/// an H200 or H100 (126 of a B200; sm_80 asks for nothing). A gradient of 33 MB took a tenth less so, one of 131 MB a tenth
+/// more.
 const MOST_ASKED: u64 = 40_000_000;
 /// The same of samples that are blended: of 10 MB up to a twentieth was lost, of 8 MB as much gained.
 const MOST_ASKED_OF_SAMPLES: u64 = 9_000_000;

@@ -15,7 +15,7 @@ const MOST_ACROSS: u64 = 64;
 const BATCH_OF_MANY: u64 = 4 * RESIDENT;
 const TARGETS_OF_SHARED: u64 = 128;
 /// Blocks that gather from many targets and are resident at once, at 3 a multiprocessor.
-const RESIDENT_OF_MANY: u64 = 3 * MULTIPROCESSORS;
+pub(super) const RESIDENT_OF_MANY: u64 = 3 * MULTIPROCESSORS;
 /// Targets of a block that gathers from few: `MOST_OF_FEW` in the kernels, where it has a thread for each and for some
 /// beside them.
 const MOST_OF_FEW: u64 = 240;

@@ -1,12 +1,11 @@
 //! Every launch decision of `resample`, made from plain numbers and testable without a GPU.
 
+use super::gather_plan::RESIDENT_OF_MANY;
 use crate::device::Place;
 use crate::error::{Error, Result};
 use crate::launch::Launch;
 use crate::ops::interpolate::Bracket;
-use crate::ops::rows_plan::{
-    Access, MULTIPROCESSORS, PLAIN_BLOCK, RESIDENT, Share, blocks, kernel_name, line, rows_of, warps,
-};
+use crate::ops::rows_plan::{Access, PLAIN_BLOCK, RESIDENT, Share, blocks, kernel_name, line, rows_of, warps};
 use crate::tensor::DType;
 
 const OP: &str = "resample";
@@ -25,8 +24,8 @@ const LONG_SHIFT: u32 = 5;
 /// threads make the loads in flight, so vectors become narrower until the device is full, and a kernel of its own loads
 /// the gradients of eight targets together. In the kernel for few that cost up to a quarter.
 const MANY_TARGETS: usize = 4;
-/// Threads that fill an H200, at 3 blocks of 256 a multiprocessor.
-const ENOUGH_THREADS: u64 = 3 * 256 * MULTIPROCESSORS;
+/// Threads that fill an H200 where they gather from many targets.
+const ENOUGH_THREADS: u64 = RESIDENT_OF_MANY * PLAIN_BLOCK as u64;
 /// Bytes of a gradient of rows that are moved by elements apart, from which it takes less to make it zero first.
 const APART_BYTES: usize = 4 << 20;
 /// Threads of the kernels that prepare a gather of curves.

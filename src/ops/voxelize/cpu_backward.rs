@@ -5,7 +5,7 @@ use super::cpu::{POINT, Shared, clear, with_floating};
 use super::derivatives::Counted;
 use super::exact::Feature;
 use super::grid::Clouds;
-use super::groups_cpu::Groups;
+use super::groups_cpu::{Groups, KNOWN_AHEAD};
 use super::plan::Workspace;
 use super::reduce::Reduce;
 use super::rows::{Column, Voxels, holder};
@@ -197,9 +197,6 @@ fn spread_cells<F: Feature, K: Key>(rows: &Rows<F>, groups: &Groups<K>, cells: u
         }
     });
 }
-
-/// Points ahead of the one that is sent its gradient whose cells are asked for: these lie anywhere in the grid.
-const KNOWN_AHEAD: usize = 8;
 
 /// Point by point, of a mean whose points' cells are known, as are their counts.
 fn spread_known<F: Feature>(rows: &Rows<F>, point_voxel: &View, cells: usize, threads: &dyn Threads) {

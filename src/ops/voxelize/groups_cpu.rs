@@ -14,6 +14,8 @@ pub(super) const CELLS: usize = 4096;
 const PIECES: usize = 64;
 /// Points between asking for one's features and reading them.
 pub(crate) const AHEAD: usize = 16;
+/// The same of what a point is sent whose voxel is known: these come in no order, so they lie anywhere.
+pub(crate) const KNOWN_AHEAD: usize = 8;
 
 /// The points of a cloud by cell: keys that ascend, and the points in that order; apart from them the dropped ones.
 #[derive(Clone, Copy)]

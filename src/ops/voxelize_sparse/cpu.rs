@@ -7,7 +7,7 @@ use crate::ops::voxelize::cells_cpu::{self, Key, with_key};
 use crate::ops::voxelize::cpu::{Shared, clear, with_floating};
 use crate::ops::voxelize::exact::Feature;
 use crate::ops::voxelize::grid::Clouds;
-use crate::ops::voxelize::groups_cpu::AHEAD;
+use crate::ops::voxelize::groups_cpu::{AHEAD, KNOWN_AHEAD};
 use crate::ops::voxelize::reduce::Reduce;
 use crate::ops::voxelize::rows::{Column, Place, Voxels, holder};
 use crate::ops::voxelize::sort_cpu::{Pairs, sort};
@@ -319,9 +319,6 @@ fn spread<F: Feature>(
     });
 }
 
-/// Points ahead of the one that is sent its gradient whose rows are asked for: these lie anywhere among all.
-const SENT_AHEAD: usize = 8;
-
 /// Some points, for one thread.
 struct Spread<'r, F> {
     rows: &'r Rows<'r>,
@@ -347,7 +344,7 @@ impl<F: Feature> Work for Spread<'_, F> {
         // SAFETY: as above.
         let count_of = |row: usize| unsafe { rows.counts.at::<i32>(row as isize) };
         for point in range.clone() {
-            if let Some(row) = Some(point + SENT_AHEAD).filter(|&soon| soon < range.end).and_then(row_of) {
+            if let Some(row) = Some(point + KNOWN_AHEAD).filter(|&soon| soon < range.end).and_then(row_of) {
                 prefetch(first_of(row));
                 if mean {
                     prefetch(count_of(row));
