@@ -80,10 +80,14 @@ impl Gpu {
 }
 
 impl Memory for Gpu {
+    /// Of no bytes a null address, as that of a tensor of torch's without elements.
     fn upload(&self, bytes: &[u8]) -> *mut u8 {
+        if bytes.is_empty() {
+            return std::ptr::null_mut();
+        }
         // SAFETY: the context is current (`begin`); the allocation has room for the bytes.
         let address = unsafe {
-            let address = result::malloc_sync(bytes.len().max(1)).unwrap();
+            let address = result::malloc_sync(bytes.len()).unwrap();
             result::memcpy_htod_sync(address, bytes).unwrap();
             address
         };
@@ -93,6 +97,9 @@ impl Memory for Gpu {
 
     fn download(&self, address: *const u8, bytes: usize) -> Vec<u8> {
         let mut found = vec![0; bytes];
+        if bytes == 0 {
+            return found;
+        }
         // SAFETY: the stream is live; the address and size are within an upload.
         unsafe {
             result::stream::synchronize(self.stream as sys::CUstream).expect("the stream ran its work");

@@ -206,6 +206,10 @@ pub fn time_grad(case: &Case) -> Result<Launch> {
 /// from the targets, than to gather all. From how many samples a target on depends on what the gather costs, whose rows
 /// have `across` vectors and whose blocks `share`: found on an H100, where both took as long.
 fn is_mostly_zero(case: &Case, across: u64, share: &Share) -> bool {
+    // Nothing is gathered then, nor are there addresses of target times.
+    if case.targets == 0 {
+        return true;
+    }
     let elements = case.batch.saturating_mul(case.samples).saturating_mul(case.channels);
     let apart = case.access == Access::Apart && elements >= APART_BYTES / case.values.size();
     let samples_of_target = match share.chunks {
@@ -217,7 +221,7 @@ fn is_mostly_zero(case: &Case, across: u64, share: &Share) -> bool {
         _ if across <= 8 && share.count >= 4 * RESIDENT => 8,
         _ => 16,
     };
-    case.targets > 0 && case.samples / samples_of_target >= case.targets
+    case.samples / samples_of_target >= case.targets
 }
 
 /// The plan of `resample_backward` of plain rows, with `distinct` rows of times and a gradient that is read in loads of
@@ -381,7 +385,13 @@ mod tests {
         assert_eq!((clears(64, 4096, 64, 256, wide), clears(64, 4096, 64, 257, wide)), (true, false));
         assert!(!clears(16, 4096, 256, 8, wide), "the gather's blocks all run at once");
         assert_eq!((clears(961, 551, 617, 91, apart), clears(961, 551, 617, 92, apart)), (true, false));
-        assert!(!clears(32, 500, 33, 10, apart) && clears(526, 4, 12, 2, wide) && !clears(2309, 8183, 4, 0, wide));
+        assert!(!clears(32, 500, 33, 10, apart) && clears(526, 4, 12, 2, wide));
+        let none = plan(32, 500, 256, 0, wide);
+        assert_eq!(
+            (none.clears, none.gather.grid, none.disorder),
+            (true, [0, 1, 1], None),
+            "zeros, and nothing to gather"
+        );
     }
 
     #[test]
