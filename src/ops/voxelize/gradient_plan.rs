@@ -33,19 +33,20 @@ fn is_near(batch: usize, cells: usize, bytes: usize) -> bool {
 }
 
 /// Bytes of a grid for each point that a launch reads and writes in the time that a point takes less from there than by
-/// tiles: so many, and so many for each channel, of at most so many.
+/// tiles; where tiles share lists so many, and so many for each channel, of at most so many. Found on an H100, the first
+/// for a gradient and its forward, which keeps counts and voxels, together.
+const BYTES_OF_OWN: usize = 90;
 const BYTES_OF_POINT: usize = 150;
 const BYTES_OF_CHANNEL: usize = 10;
 const MOST_CHANNELS: usize = 24;
 
-/// Whether points are so many that it is worth it to work out what each point of a voxel gets even where that is far: of
-/// grids that are so large that tiles share lists.
+/// Whether points are so many that it is worth it to work out what each point of a voxel gets even where that is far.
 fn is_full(points: usize, channels: usize, cells: usize, item: usize) -> bool {
-    if cells <= MOST_LISTS << TILE_BITS {
-        return false;
-    }
+    let share_lists = cells > MOST_LISTS << TILE_BITS;
+    let bytes =
+        if share_lists { BYTES_OF_POINT + BYTES_OF_CHANNEL * channels.min(MOST_CHANNELS) } else { BYTES_OF_OWN };
     let moved = pitch(channels, item).saturating_mul(2 * item).saturating_add(4).saturating_mul(cells);
-    moved <= points.saturating_mul(BYTES_OF_POINT + BYTES_OF_CHANNEL * channels.min(MOST_CHANNELS))
+    moved <= points.saturating_mul(bytes)
 }
 
 /// Points of all clouds up to which a device takes less for finding them again than its host for two more results (4.7 us
@@ -164,6 +165,7 @@ mod tests {
             "far, but full"
         );
         assert_eq!((shares(4_000_000, 8, 256, 2), shares(4_000_000, 8, 257, 2)), (None, Some(8)), "tiles share lists");
+        assert_eq!((shares(1_952_671, 6, 164, 2), shares(1_000_000, 6, 164, 2)), (Some(8), None), "81 and 159 bytes");
         assert_eq!(shares_bytes(1, 704_331, 5, 89 * 89 * 89, 2, true), 89 * 89 * 89 * 16);
         assert_eq!((shares_bytes(1, 704_331, 5, 89 * 89 * 89, 2, false), shares_bytes(1, 9, 5, 8, 2, true)), (0, 0));
         assert_eq!([1, 2, 3, 5].map(|channels| pitch(channels, 2)), [2, 2, 4, 8]);

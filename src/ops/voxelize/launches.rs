@@ -292,10 +292,10 @@ mod tests {
         let tiling = Tiling::new(1, 500_000, CELLS).unwrap();
         assert_eq!(
             tiling,
-            Tiling { bits: 10, tiles: 2048, chunk: 4096, chunks: 123, pitch: 2056, shared_bits: 0, links: true }
+            Tiling { bits: 10, tiles: 2048, chunk: 2816, chunks: 178, pitch: 2056, shared_bits: 0, links: true }
         );
         let chunk = chunks("voxelize", DType::F32, 1, &tiling).unwrap();
-        assert_eq!((chunk.launch.kernel, chunk.launch.grid), ("voxelize_tiles_f32", [123, 1, 1]));
+        assert_eq!((chunk.launch.kernel, chunk.launch.grid), ("voxelize_tiles_f32", [178, 1, 1]));
         let tile = tile_rows("voxelize", Reduce::Mean, false, DType::F32, 1, &tiling, 8).unwrap();
         assert_eq!((tile.launch.kernel, tile.launch.grid), ("voxelize_tile_link_f32", [2048, 1, 1]));
         let row = sparse_rows("voxelize", Reduce::Max, true, DType::F16, 1000, 9).unwrap();

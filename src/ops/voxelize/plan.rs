@@ -176,7 +176,7 @@ mod tests {
     fn parts_are_aligned_and_do_not_overlap() {
         let many = 8 * 1024 * MOST_LISTS + 1;
         for (cells, needs) in [
-            (999, [0, 3 * 4, 0, 3 * 2049 * 4, 0, 3 * 2049 * 4, 3 * 3 * 40 * 2]),
+            (999, [0, 3 * 4, 0, 3 * 2049 * 4, 0, 3 * 2049 * 4, 3 * 5 * 40 * 2]),
             (many, [3 * many * 4, 3 * 4, 3 * many * 4, 3 * 2049 * 4, 3 * 2049 * 4, 0, 0]),
         ] {
             let plan = Workspace::new("voxelize", 3, 2049, cells, Reduce::Mean, false, true).unwrap();

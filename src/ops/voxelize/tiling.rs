@@ -27,17 +27,23 @@ const POINTS_OF_TILE: usize = 1024;
 const POINTS_OF_SPREAD: usize = 480;
 /// Points of a tile up to which a block keeps them, if some tiles have a third more than others.
 const POINTS_OF_KEPT: usize = 1536;
-/// Points of a chunk: four for each thread of a block.
+/// Points of a chunk at most: four for each thread of a block.
 const CHUNK: usize = WIDE_BLOCK as usize * POINTS_OF_THREAD;
 /// Points of a chunk of clouds that have no more than 64 of these, or that have so few points in all, in few tiles: a
 /// quarter of a block's threads then wait for each other, and more multiprocessors have work. Up to a fifth, measured on
-/// an H200; of more points it is lost on reading what lies in as many parts, on a gradient's way sooner.
+/// an H200; of more points it is lost on reading what lies in as many parts.
 const SMALL_CHUNK: usize = 1024;
 const SMALL_CHUNKS: usize = 64;
-const POINTS_OF_SMALL_CHUNKS: usize = 450_000;
-const POINTS_OF_SMALL_SPREAD: usize = 1 << 18;
+const POINTS_OF_SMALL_CHUNKS: usize = 1 << 18;
 const TILES_OF_SMALL_CHUNK: usize = 1024;
-/// Tiles of a grid up to which a chunk is that small; its line of the table is then at most 2 bytes a point.
+/// Chunks that clouds of that size have where they are reduced: as many as a block of a tile has threads, each of which
+/// looks up where its points lie in one. Of more points fewer, in parts that are longer; found on an H100.
+const CHUNKS_OF_FEW: usize = 256;
+const CHUNKS_OF_MANY: usize = 185;
+const TILES_OF_MANY: usize = 2048;
+/// What their points are a multiple of; and two of it the fewest.
+const CHUNK_STEP: usize = 256;
+/// Tiles of a grid up to which chunks are no larger than a block; a line of the table is then at most 2 bytes a point.
 const TILES_OF_CHUNK: usize = 4096;
 /// Points of a chunk for more tiles, again 2 bytes a point; counters of 16 bits hold them, and a block's registers.
 const LARGE_CHUNK: usize = MOST_ROUNDS * CHUNK;
@@ -82,6 +88,23 @@ const MOST_ASKED: usize = 16_000_000;
 /// bytes for each point.
 pub fn asks_ahead(batch: usize, points: usize, point_bytes: usize) -> bool {
     batch.saturating_mul(points).saturating_mul(point_bytes) <= MOST_ASKED
+}
+
+/// Points of a chunk of so many clouds in grids of so many tiles, to reduce them or to spread their gradient.
+fn points_of_chunk(batch: usize, points: usize, tiles: usize, spreads: bool) -> usize {
+    let all = points.saturating_mul(batch);
+    let in_chunks = |count: usize| all.div_ceil(count).next_multiple_of(CHUNK_STEP).clamp(2 * CHUNK_STEP, CHUNK);
+    if tiles > TILES_OF_CHUNK {
+        LARGE_CHUNK
+    } else if tiles <= TILES_OF_SMALL_CHUNK && all <= POINTS_OF_SMALL_CHUNKS {
+        if spreads { SMALL_CHUNK } else { in_chunks(CHUNKS_OF_FEW) }
+    } else if tiles <= TILES_OF_SMALL_CHUNK && points <= SMALL_CHUNKS * SMALL_CHUNK {
+        SMALL_CHUNK
+    } else if tiles <= TILES_OF_MANY && all > POINTS_OF_SMALL_CHUNKS && !spreads {
+        in_chunks(CHUNKS_OF_MANY)
+    } else {
+        CHUNK
+    }
 }
 
 /// How a grid is cut into tiles and its clouds into chunks; a block takes a chunk, then a block takes a tile.
@@ -158,15 +181,7 @@ impl Tiling {
             bits = LEAST_BITS_OF_KEPT;
         }
         let tiles = tiles(bits);
-        let most = if spreads { POINTS_OF_SMALL_SPREAD } else { POINTS_OF_SMALL_CHUNKS };
-        let few = points <= SMALL_CHUNKS * SMALL_CHUNK || points.saturating_mul(batch) <= most;
-        let chunk = if few && tiles <= TILES_OF_SMALL_CHUNK {
-            SMALL_CHUNK
-        } else if tiles <= TILES_OF_CHUNK {
-            CHUNK
-        } else {
-            LARGE_CHUNK
-        };
+        let chunk = points_of_chunk(batch, points, tiles, spreads);
         let lists = tiles.div_ceil(1 << shared_bits);
         let tiling = Tiling {
             bits,
@@ -234,9 +249,11 @@ mod tests {
         assert_eq!(bits(1, 12_000, 32), 8, "128 at once");
         assert_eq!((bits(1, 20_000, 32), bits(1, 200_000, 64), bits(1, 100_000, 16)), (7, 9, 5), "up to 528");
         let chunk = |batch, points, side: usize| Tiling::new(batch, points, side.pow(3)).unwrap().chunk;
-        assert_eq!((chunk(1, 450_000, 64), chunk(1, 450_001, 64), chunk(1, 9, 128)), (SMALL_CHUNK, CHUNK, CHUNK));
-        assert_eq!((chunk(3, 150_000, 64), chunk(4, 150_000, 64)), (SMALL_CHUNK, CHUNK), "clouds count together");
+        assert_eq!((chunk(1, 9, 64), chunk(1, 131_072, 64), chunk(1, 131_073, 64)), (512, 512, 768), "256 chunks");
+        assert_eq!((chunk(1, 1 << 18, 64), chunk(1, 300_000, 70), chunk(1, 704_331, 89)), (1024, 1792, 3840));
+        assert_eq!((chunk(2, 65_536, 64), chunk(2, 65_537, 64)), (512, 768), "clouds count together");
         assert_eq!((chunk(99, 65_536, 64), chunk(99, 65_537, 64)), (SMALL_CHUNK, CHUNK), "small ones do not");
+        assert_eq!((chunk(1, 9, 128), chunk(1, 500_000, 128), chunk(1, 500_000, 129)), (CHUNK, 2816, CHUNK));
         let spread_chunk = |points| Tiling::to_spread(1, points, 1 << 18).unwrap().chunk;
         assert_eq!((spread_chunk(1 << 18), spread_chunk((1 << 18) + 1)), (SMALL_CHUNK, CHUNK));
         assert_eq!(bits(8, 100_000, 64), 10);

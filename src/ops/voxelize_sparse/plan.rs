@@ -275,7 +275,7 @@ mod tests {
     fn parts_are_aligned_and_do_not_overlap() {
         let by_keys = [3 * 2049 * 4, 3 * 2049 * 4, 3 * 2049 * 4, 3 * 2 * 256 * 4, 3 * 256 * 4, 3 * 2 * 8];
         let [few, points] = [3 * 4, 3 * 2049 * 4];
-        let by_tiles = [few, points, points, 3 * 3 * 8 * 2, (3 * 7 + 1) * 8, 4 * points];
+        let by_tiles = [few, points, points, 3 * 5 * 8 * 2, (3 * 7 + 1) * 8, 4 * points];
         for (size, keys, tiles) in [([500; 3], by_keys, [0; 6]), ([5, 6, 7], [0; 6], by_tiles)] {
             let plan = Workspace::new("voxelize_sparse", 3, 2049, &grid(size), true).unwrap();
             let parts = [
