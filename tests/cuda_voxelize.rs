@@ -201,11 +201,14 @@ fn full_tiles_of_many_channels_give_equal_bits() {
 }
 
 #[test]
-fn clouds_of_more_chunks_than_a_block_has_threads_give_equal_bits() {
-    let Some(device) = begin("clouds_of_more_chunks_than_a_block_has_threads_give_equal_bits") else { return };
-    let sizes = Sizes { batch: 1, count: 257 * 4096 + 5, channels: 1 };
-    for (seed, spread) in [Spread::Even, Spread::Few].into_iter().enumerate() {
-        let r = &mut Random(seed as u64);
+fn clouds_of_many_chunks_give_equal_bits() {
+    let Some(device) = begin("clouds_of_many_chunks_give_equal_bits") else { return };
+    // More than a block has threads, and of blocks of 320 threads.
+    let (many, odd) = (257 * 4096 + 5, (1 << 18) + 300);
+    for (seed, (count, spread)) in
+        [(many, Spread::Even), (many, Spread::Few), (odd, Spread::Even)].into_iter().enumerate()
+    {
+        let (r, sizes) = (&mut Random(seed as u64), Sizes { batch: 1, count, channels: 1 });
         let mut case = CloudCase::new(r, [DType::F32, DType::F16], "mean", sizes, spread, Values::Small);
         case.sparse_size = case.grid_size.clone();
         compare(device, 0, &case);

@@ -39,10 +39,12 @@ const TILES_OF_SMALL_CHUNK: usize = 1024;
 /// Chunks that clouds of that size have where they are reduced: as many as a block of a tile has threads, each of which
 /// looks up where its points lie in one. Of more points fewer, in parts that are longer; found on an H100.
 const CHUNKS_OF_FEW: usize = 256;
-const CHUNKS_OF_MANY: usize = 185;
+const CHUNKS_OF_MANY: usize = 216;
 const TILES_OF_MANY: usize = 2048;
-/// What their points are a multiple of; and two of it the fewest.
+/// What their points are a multiple of, where they are many an odd one: what a tile's block reads of two chunks lies a
+/// chunk apart, and an even number took up to a fifth more.
 const CHUNK_STEP: usize = 256;
+const LEAST_STEPS: usize = 2;
 /// Tiles of a grid up to which chunks are no larger than a block; a line of the table is then at most 2 bytes a point.
 const TILES_OF_CHUNK: usize = 4096;
 /// Points of a chunk for more tiles, again 2 bytes a point; counters of 16 bits hold them, and a block's registers.
@@ -93,15 +95,15 @@ pub fn asks_ahead(batch: usize, points: usize, point_bytes: usize) -> bool {
 /// Points of a chunk of so many clouds in grids of so many tiles, to reduce them or to spread their gradient.
 fn points_of_chunk(batch: usize, points: usize, tiles: usize, spreads: bool) -> usize {
     let all = points.saturating_mul(batch);
-    let in_chunks = |count: usize| all.div_ceil(count).next_multiple_of(CHUNK_STEP).clamp(2 * CHUNK_STEP, CHUNK);
+    let steps = |chunks: usize| all.div_ceil(chunks).div_ceil(CHUNK_STEP);
     if tiles > TILES_OF_CHUNK {
         LARGE_CHUNK
     } else if tiles <= TILES_OF_SMALL_CHUNK && all <= POINTS_OF_SMALL_CHUNKS {
-        if spreads { SMALL_CHUNK } else { in_chunks(CHUNKS_OF_FEW) }
+        if spreads { SMALL_CHUNK } else { steps(CHUNKS_OF_FEW).max(LEAST_STEPS) * CHUNK_STEP }
     } else if tiles <= TILES_OF_SMALL_CHUNK && points <= SMALL_CHUNKS * SMALL_CHUNK {
         SMALL_CHUNK
     } else if tiles <= TILES_OF_MANY && all > POINTS_OF_SMALL_CHUNKS && !spreads {
-        in_chunks(CHUNKS_OF_MANY)
+        CHUNK.min((steps(CHUNKS_OF_MANY) | 1).saturating_mul(CHUNK_STEP))
     } else {
         CHUNK
     }
@@ -250,7 +252,8 @@ mod tests {
         assert_eq!((bits(1, 20_000, 32), bits(1, 200_000, 64), bits(1, 100_000, 16)), (7, 9, 5), "up to 528");
         let chunk = |batch, points, side: usize| Tiling::new(batch, points, side.pow(3)).unwrap().chunk;
         assert_eq!((chunk(1, 9, 64), chunk(1, 131_072, 64), chunk(1, 131_073, 64)), (512, 512, 768), "256 chunks");
-        assert_eq!((chunk(1, 1 << 18, 64), chunk(1, 300_000, 70), chunk(1, 704_331, 89)), (1024, 1792, 3840));
+        assert_eq!((chunk(1, 1 << 18, 64), chunk(1, 300_000, 70), chunk(1, 704_331, 89)), (1024, 1792, 3328));
+        assert_eq!((chunk(1, 829_440, 95), chunk(1, 829_441, 95)), (3840, CHUNK), "15 and 16 or more steps");
         assert_eq!((chunk(2, 65_536, 64), chunk(2, 65_537, 64)), (512, 768), "clouds count together");
         assert_eq!((chunk(99, 65_536, 64), chunk(99, 65_537, 64)), (SMALL_CHUNK, CHUNK), "small ones do not");
         assert_eq!((chunk(1, 9, 128), chunk(1, 500_000, 128), chunk(1, 500_000, 129)), (CHUNK, 2816, CHUNK));
