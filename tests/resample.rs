@@ -300,3 +300,42 @@ fn the_slope_of_a_line_is_its_slope() {
         assert_eq!(slope[3..], past, "{outside}");
     }
 }
+
+/// The error of three rows of 20,000 samples of which one descends at a sample, of the lengths given.
+fn descent<T: Element + From<i32>>(row: usize, sample: usize, lengths: Option<[i64; 3]>) -> String {
+    const SAMPLES: usize = 20_000;
+    let mut times: Vec<T> = (0..3 * SAMPLES).map(|place| T::from((place % SAMPLES) as i32)).collect();
+    times[row * SAMPLES + sample] = T::from(sample as i32 - 2);
+    let (values, targets) = (vec![0.0f32; 3 * SAMPLES], [T::from(3)]);
+    let mut output = [0.0f32; 3];
+    let called = resample(
+        View::new(&values, &[3, SAMPLES, 1]).unwrap(),
+        View::new(&times, &[3, SAMPLES]).unwrap(),
+        View::new(&targets, &[1]).unwrap(),
+        "linear",
+        "hold",
+        lengths.as_ref().map(|lengths| View::new(lengths, &[3]).unwrap()),
+        &mut ViewMut::new(&mut output, &[3, 1, 1]).unwrap(),
+        &Place::cpu(&StdThreads::new(NonZeroUsize::new(3).unwrap())),
+    );
+    called.err().map_or_else(String::new, |error| error.to_string())
+}
+
+#[test]
+fn long_rows_that_descend_are_told_by_the_first_sample() {
+    // At the ends of what is checked together, and at the last sample.
+    for sample in [1, 8191, 8192, 8193, 16_384, 19_999] {
+        for row in 0..3 {
+            let place = format!("in row {row} at sample {sample}");
+            for found in [descent::<f64>(row, sample, None), descent::<f64>(row, sample, Some([20_000; 3]))] {
+                assert!(
+                    found.starts_with("resample: source_times must ascend along each row") && found.ends_with(&place)
+                );
+            }
+            assert!(descent::<i64>(row, sample, None).ends_with(&place));
+            let mut lengths = [20_000; 3];
+            lengths[row] = sample as i64;
+            assert_eq!(descent::<f64>(row, sample, Some(lengths)), "", "beyond the row's length");
+        }
+    }
+}

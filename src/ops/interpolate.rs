@@ -1,8 +1,10 @@
 //! Where a target time falls among source times: the bracket that every temporal operator blends in.
 
 use crate::ops::modes::{Mode, Outside};
+use crate::simd::{Level, Work};
 use crate::tensor::{Element, View};
 use std::cmp::Ordering;
+use std::ops::Range;
 
 /// What a target gets that no sample answers for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +42,8 @@ pub struct Bracket {
 
 const _: () = assert!(size_of::<Bracket>() == 48);
 
-/// Samples that are checked together.
-const CHECKED: usize = 64;
+/// Samples after the one that a target is guessed to follow that are looked at together.
+const NEAR: usize = 8;
 
 /// Ratios of spans stay numbers that an f32 holds: beyond, the longer span does not bend the curve any more.
 const RATIOS: [f64; 2] =
@@ -180,6 +182,20 @@ impl<T: Time> Samples<T> {
             (low, high) = (0, guess - 1);
         } else {
             let mut step = 1;
+            if NEAR <= high - low {
+                if !self.is_at_or_before(low, target) {
+                    return low;
+                }
+                // Mostly it is near, and a count takes no branch that depends on the times.
+                let passed: usize =
+                    (low..low + NEAR).map(|sample| usize::from(self.is_at_or_before(sample, target))).sum();
+                if passed < NEAR {
+                    return low + passed;
+                }
+                // Not by `passed`: what is read next need not wait for what was counted.
+                low += NEAR;
+                step = NEAR;
+            }
             while step <= high - low {
                 if !self.is_at_or_before(low + step - 1, target) {
                     high = low + step - 1;
@@ -286,6 +302,48 @@ fn ratio<T: Time>(from: T, to: T, span: f64) -> f64 {
     0.0
 }
 
+/// Whether a time does not come at or after the one before it: `!(a <= b)` and not `a > b`, for a NaN does not either.
+#[allow(clippy::neg_cmp_op_on_partial_ord)]
+#[inline(always)]
+fn descends<T: Time>(before: T, time: T) -> bool {
+    !(before <= time)
+}
+
+/// Looks for a descent among times that lie side by side, without a branch for each.
+struct Descent<'a, T> {
+    times: &'a [T],
+    found: &'a mut bool,
+}
+
+impl<T: Time> Work for Descent<'_, T> {
+    #[inline(always)]
+    fn run(self) {
+        let pairs = self.times.iter().zip(self.times.iter().skip(1));
+        *self.found = pairs.fold(false, |any, (&before, &time)| any | descends(before, time));
+    }
+}
+
+/// Whether some of these samples of a row, of which `count` are valid, descends.
+///
+/// # Safety
+/// As for [`Samples::new`].
+pub unsafe fn has_descent<T: Time>(times: &View, row: usize, count: usize, samples: Range<usize>) -> bool {
+    let (start, end) = (samples.start.max(1), samples.end.min(count));
+    if start >= end {
+        return false;
+    }
+    // SAFETY: the caller's promise.
+    let all = unsafe { Samples::<T>::new(times, row, count) };
+    if all.stride != 1 {
+        return (start..end).any(|sample| descends(all.at(sample - 1), all.at(sample)));
+    }
+    // SAFETY: `new` promises `count` samples, which lie side by side.
+    let times = unsafe { std::slice::from_raw_parts(all.first.add(start - 1), end - start + 1) };
+    let mut found = false;
+    Level::best().run(Descent { times, found: &mut found });
+    found
+}
+
 /// The first place of a row where times do not ascend: the sample, the time before it and its own.
 ///
 /// # Safety
@@ -293,13 +351,6 @@ fn ratio<T: Time>(from: T, to: T, span: f64) -> f64 {
 pub unsafe fn first_descent<T: Time>(times: &View, row: usize, count: usize) -> Option<(usize, T, T)> {
     // SAFETY: the caller's promise.
     let samples = unsafe { Samples::<T>::new(times, row, count) };
-    // `!(a <= b)` and not `a > b`: a NaN is out of order too.
-    #[allow(clippy::neg_cmp_op_on_partial_ord)]
-    let descends = |sample: usize| !(samples.at(sample - 1) <= samples.at(sample));
-    // Some at a time, without a branch for each.
-    let mut first = (1..count).step_by(CHECKED).map(|first| first..count.min(first + CHECKED));
-    let sample = first
-        .find(|samples| samples.clone().fold(false, |any, sample| any | descends(sample)))
-        .and_then(|mut samples| samples.find(|&sample| descends(sample)))?;
+    let sample = (1..count).find(|&sample| descends(samples.at(sample - 1), samples.at(sample)))?;
     Some((sample, samples.at(sample - 1), samples.at(sample)))
 }

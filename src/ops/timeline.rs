@@ -1,11 +1,19 @@
 //! Source and target times of a batch, checked and ready to be searched: the temporal half of an operator's arguments.
 
 use crate::error::{Error, Result};
-use crate::ops::interpolate::{Bracket, Samples, Time, first_descent};
+use crate::ops::interpolate::{Bracket, Samples, Time, first_descent, has_descent};
 use crate::ops::modes::{Mode, Modes, Outside};
 use crate::tensor::{DType, View};
+#[cfg(feature = "torch")]
+use crate::threads::Serial;
+use crate::threads::Threads;
 use std::fmt::{self, Debug};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Samples of a row that are checked together, and how many are worth a thread.
+const CHECKED: usize = 8192;
+const CHECKED_BY_THREAD: usize = 1 << 15;
 
 /// Who is called, for error texts: an operator, and the stream where its arguments are lists.
 #[derive(Clone, Copy, Debug)]
@@ -175,7 +183,7 @@ impl<'a> Timeline<'a> {
     ///
     /// # Safety
     /// The views are host memory.
-    pub unsafe fn check<'c>(&self, caller: impl Into<Caller<'c>>) -> Result<()> {
+    pub unsafe fn check<'c>(&self, caller: impl Into<Caller<'c>>, threads: &dyn Threads) -> Result<()> {
         let caller = caller.into();
         for row in 0..self.batch() {
             // SAFETY: the caller's promise; `row` is a row of the batch.
@@ -190,17 +198,35 @@ impl<'a> Timeline<'a> {
             }
         }
         let shared = self.source_times.stride(0) == 0 && self.source_lengths.is_none();
-        for row in 0..if shared { self.batch().min(1) } else { self.batch() } {
-            // SAFETY: the caller's promise; `count` is at most S.
-            unsafe {
-                match self.source_times.dtype() {
-                    DType::I64 => self.check_row::<i64>(caller, row)?,
-                    DType::F64 => self.check_row::<f64>(caller, row)?,
-                    _ => self.check_row::<f32>(caller, row)?,
-                }
+        let rows = if shared { self.batch().min(1) } else { self.batch() };
+        // SAFETY: the caller's promise; the type is the views' own.
+        unsafe {
+            match self.source_times.dtype() {
+                DType::I64 => self.check_rows::<i64>(caller, rows, threads),
+                DType::F64 => self.check_rows::<f64>(caller, rows, threads),
+                _ => self.check_rows::<f32>(caller, rows, threads),
             }
         }
-        Ok(())
+    }
+
+    unsafe fn check_rows<T: Time + Debug>(&self, caller: Caller, rows: usize, threads: &dyn Threads) -> Result<()> {
+        let parts = self.samples().div_ceil(CHECKED).max(1);
+        let descends = AtomicBool::new(false);
+        threads.run(rows * parts, CHECKED_BY_THREAD.div_ceil(self.samples().clamp(1, CHECKED)), &|range| {
+            for (row, part) in range.map(|place| (place / parts, place % parts)) {
+                let samples = part * CHECKED..(part + 1) * CHECKED;
+                // SAFETY: `check`'s promise: host memory, type `T`, a row of the batch; `count` is at most S.
+                if unsafe { has_descent::<T>(&self.source_times, row, self.count(row), samples) } {
+                    descends.store(true, Ordering::Relaxed);
+                    return;
+                }
+            }
+        });
+        if !descends.into_inner() {
+            return Ok(());
+        }
+        // SAFETY: as above. The first row is named, whichever thread found one.
+        (0..rows).try_for_each(|row| unsafe { self.check_row::<T>(caller, row) })
     }
 
     unsafe fn check_row<T: Time + Debug>(&self, caller: Caller, row: usize) -> Result<()> {
@@ -274,5 +300,5 @@ pub(crate) unsafe fn check_times(caller: Caller, source_times: View, source_leng
     let (batch, samples) = (source_times.size(0), source_times.size(1));
     let timeline = Timeline::new(caller, batch, samples, source_times, source_times, source_lengths, Outside::Hold)?;
     // SAFETY: the caller's promise.
-    unsafe { timeline.check(caller) }
+    unsafe { timeline.check(caller, &Serial) }
 }

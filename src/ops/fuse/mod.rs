@@ -142,10 +142,10 @@ pub fn fuse(
     let width = signals.iter().map(Signal::channels).sum();
     let timeline = &signals[0].timeline;
     output.check(OP, signals[0].values.dtype(), [timeline.batch(), timeline.targets(), width])?;
-    if let Where::Cpu(_) = place.0 {
+    if let Where::Cpu(threads) = place.0 {
         for (stream, signal) in signals.iter().enumerate() {
             // SAFETY: a place on the CPU goes with views of host memory (`View`'s constructors).
-            unsafe { signal.timeline.check(Caller { op: OP, stream: Some(stream) })? };
+            unsafe { signal.timeline.check(Caller { op: OP, stream: Some(stream) }, threads)? };
         }
     }
     if output.is_empty() {

@@ -98,9 +98,9 @@ pub fn resample(
     const OP: &str = "resample";
     let signal = signal_of(OP, values, source_times, target_times, mode, outside, source_lengths)?;
     check_output(OP, output, &signal)?;
-    if let Where::Cpu(_) = place.0 {
+    if let Where::Cpu(threads) = place.0 {
         // SAFETY: a place on the CPU goes with views of host memory (`View`'s constructors).
-        unsafe { signal.timeline.check(OP)? };
+        unsafe { signal.timeline.check(OP, threads)? };
     }
     if output.is_empty() {
         return Ok(());

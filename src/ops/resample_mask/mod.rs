@@ -86,9 +86,9 @@ pub fn resample_mask(
     max_gap.map_or(Ok(()), MaxGap::check)?;
     let limit = max_gap.map(|gap| gap.limit(source_times.dtype()));
     output.check(OP, DType::Bool, [timeline.batch(), timeline.targets(), 1])?;
-    if let Where::Cpu(_) = place.0 {
+    if let Where::Cpu(threads) = place.0 {
         // SAFETY: a place on the CPU goes with views of host memory (`View`'s constructors).
-        unsafe { timeline.check(OP)? };
+        unsafe { timeline.check(OP, threads)? };
     }
     if output.is_empty() {
         return Ok(());
