@@ -19,6 +19,9 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering::Relaxed};
 /// Voxels that are as much work as a point.
 pub(super) const POINT: usize = 4;
 
+/// Bytes of a grid that a thread clears before it writes there: they stay in its second-level cache.
+const NEAR_BYTES: usize = 128 << 10;
+
 /// Runs `$body` with `$name` as the Rust type of a floating tag.
 macro_rules! with_floating {
     ($dtype:expr, $name:ident => $body:expr) => {
@@ -221,8 +224,9 @@ impl<F: Feature, K: Key> Work for Piece<'_, F, K> {
         let Piece { groups, voxels, output, cells, range } = self;
         let channels = voxels.features.size(2);
         // A few cells at a time, so that what is cleared is still near when it is written.
-        for first in range.clone().step_by(CELLS) {
-            let here = first..range.end.min(first + CELLS);
+        let step = (NEAR_BYTES / (channels * size_of::<F>()).max(1)).clamp(1, CELLS);
+        for first in range.clone().step_by(step) {
+            let here = first..range.end.min(first + step);
             for channel in 0..channels {
                 let at = (voxels.cloud * channels + channel) * cells + first;
                 // SAFETY: these cells of the output are this thread's; all bits zero is zero in every floating type.

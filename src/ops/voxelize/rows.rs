@@ -9,6 +9,9 @@ use crate::tensor::View;
 const WIDE: usize = 8;
 /// As [`WIDE`], of what is left.
 const NARROW: usize = 4;
+/// Bytes of a line of a cache, and lines of a point that are asked for ahead: what follows is asked for by the processor.
+const LINE: usize = 64;
+const LINES_AHEAD: usize = 8;
 
 /// The features `[B, N, C]` of one cloud and one channel, by point.
 #[derive(Clone, Copy)]
@@ -104,7 +107,11 @@ impl Voxels<'_, '_> {
     pub fn fetch<F: Feature>(&self, point: i32) {
         let view = self.tangent.unwrap_or(self.features);
         let offset = self.cloud as isize * view.stride(0) + point as isize * view.stride(1);
-        prefetch(view.data().cast::<F>().wrapping_offset(offset));
+        let first = view.data().cast::<F>().wrapping_offset(offset);
+        let bytes = if view.stride(2) == 1 { view.size(2) * size_of::<F>() } else { 1 };
+        for line in (0..bytes).step_by(LINE).take(LINES_AHEAD) {
+            prefetch(first.cast::<u8>().wrapping_add(line));
+        }
     }
 
     /// Writes every channel of a voxel of at least one point.
