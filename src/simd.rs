@@ -131,6 +131,17 @@ pub fn prefetch<T>(address: *const T) {
     let _ = address;
 }
 
+/// Bytes that memory gives at once.
+const LINE: usize = 64;
+
+/// The same of so many bytes from an address on.
+#[inline(always)]
+pub fn prefetch_all<T>(first: *const T, bytes: usize) {
+    for line in (0..bytes).step_by(LINE) {
+        prefetch(first.cast::<u8>().wrapping_add(line));
+    }
+}
+
 /// A value type that can be blended: its compute type and the conversions, each rounding once to nearest even.
 pub trait Blend: crate::tensor::Element {
     /// The type in which it is computed.

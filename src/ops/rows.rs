@@ -2,7 +2,7 @@
 
 use crate::ops::interpolate::Bracket;
 use crate::ops::timeline::Timeline;
-use crate::simd::prefetch;
+use crate::simd::prefetch_all;
 use crate::tensor::{Element, View};
 use half::{bf16, f16};
 use std::ops::Range;
@@ -14,8 +14,6 @@ const CHUNK: usize = 64;
 const AHEAD: usize = 2;
 /// Bytes of a row that are asked for; what follows is read in order, which the machine foresees by itself.
 const FETCHED: usize = 2048;
-/// Bytes that memory gives at once.
-const LINE: usize = 64;
 /// Elements below which another thread costs more than it saves.
 pub const GRAIN: usize = 16 * 1024;
 
@@ -145,10 +143,7 @@ pub fn fetch_ahead<V: Element>(view: &View, batch: usize, brackets: &[Bracket], 
     for sample in bracket.left as isize + isize::from(before.left + 1 == bracket.left)..=bracket.left as isize + 1 {
         let row = batch as isize * view.stride(0) + sample * view.stride(1);
         // An address only: past the last sample it is no row's.
-        let first = view.data().cast::<V>().wrapping_offset(row).cast::<u8>();
-        for offset in (0..bytes).step_by(LINE) {
-            prefetch(first.wrapping_add(offset));
-        }
+        prefetch_all(view.data().cast::<V>().wrapping_offset(row), bytes);
     }
 }
 

@@ -2,16 +2,15 @@
 
 use super::exact::{Feature, add, quotient};
 use super::reduce::Reduce;
-use crate::simd::prefetch;
+use crate::simd::prefetch_all;
 use crate::tensor::View;
 
 /// Channels that are summed side by side: a vector of f64, or two.
 const WIDE: usize = 8;
 /// As [`WIDE`], of what is left.
 const NARROW: usize = 4;
-/// Bytes of a line of a cache, and lines of a point that are asked for ahead: what follows is asked for by the processor.
-const LINE: usize = 64;
-const LINES_AHEAD: usize = 8;
+/// Bytes of a point that are asked for; what follows is read in order, which the machine foresees by itself.
+const FETCHED: usize = 512;
 
 /// The features `[B, N, C]` of one cloud and one channel, by point.
 #[derive(Clone, Copy)]
@@ -107,11 +106,8 @@ impl Voxels<'_, '_> {
     pub fn fetch<F: Feature>(&self, point: i32) {
         let view = self.tangent.unwrap_or(self.features);
         let offset = self.cloud as isize * view.stride(0) + point as isize * view.stride(1);
-        let first = view.data().cast::<F>().wrapping_offset(offset);
         let bytes = if view.stride(2) == 1 { view.size(2) * size_of::<F>() } else { 1 };
-        for line in (0..bytes).step_by(LINE).take(LINES_AHEAD) {
-            prefetch(first.cast::<u8>().wrapping_add(line));
-        }
+        prefetch_all(view.data().cast::<F>().wrapping_offset(offset), bytes.min(FETCHED));
     }
 
     /// Writes every channel of a voxel of at least one point.
