@@ -66,7 +66,9 @@ impl<V: Blend> Pair<V> for Turn<V::Compute> {
 /// Every channel from its two samples, over slices where the memory allows it.
 #[inline(always)]
 fn pairwise<V: Element>(out: &mut [V], left: Row<V>, right: Row<V>, pair: impl Pair<V>) {
-    if let (Some(left), Some(right)) = (left.dense(), right.dense()) {
+    if let [out] = out {
+        *out = pair.of(left.at(0), right.at(0));
+    } else if let (Some(left), Some(right)) = (left.dense(), right.dense()) {
         for ((out, &left), &right) in out.iter_mut().zip(left).zip(right) {
             *out = pair.of(left, right);
         }
