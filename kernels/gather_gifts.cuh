@@ -316,8 +316,8 @@ __device__ Gift<Compute> find_gift(const ResampleBackwardParams& p, const Touchi
   return gift_of<Compute>(p, bracket_at(touching.nearby, target, before, p.times.outside, false));
 }
 
-// Asks for a block's part, begins, finds which targets touch its rows of one row of the batch, where these ascend, and calls `use` with
-// them and with `shared.starts`, which says of which row; returns what it returns, or else -1.
+// Asks for a block's part, begins, finds which targets touch its rows of one row of the batch, where these ascend, and
+// calls `use` with them and with `shared.starts`, which says of which row; returns what it returns, or else -1.
 template <class T, class V, class Use>
 __device__ i64 with_touching(
     const ResampleBackwardParams& p, const BlockShare& share, const Vectors& vectors,

@@ -127,8 +127,9 @@ __device__ void ask_ahead(
                of_rows ? ahead.rows : ahead.times, share.part);
 }
 
-// Never true of a share that the plan made, nor of the addresses of its data. A block that asks before it waits
-// (`begin`) has worked out all of it by then: else the compiler puts that off, which takes as long as a trip to memory.
+// Never true of a share that the plan made, nor of the addresses of its data: without targets, whose address is null,
+// nothing is launched, or the threads of a block would go apart. A block that asks before it waits (`begin`) has worked
+// out all of it by then: else the compiler puts that off, which takes as long as a trip to memory.
 template <class... Pointers>
 __device__ bool is_nothing(const BlockShare& share, const Vectors& vectors, const Pointers*... addresses) {
   return share.rows <= 0 || share.first < 0 || share.batch < 0 || vectors.inverse == 0 ||

@@ -42,10 +42,11 @@ const CHUNKS_OF_FEW: usize = 256;
 const CHUNKS_OF_MANY: usize = 216;
 const TILES_OF_MANY: usize = 2048;
 /// What their points are a multiple of, where they are many an odd one: what a tile's block reads of two chunks lies a
-/// chunk apart, and an even number took up to a fifth more.
+/// chunk apart, and of most sizes a neighbouring even number took more, up to a fifth.
 const CHUNK_STEP: usize = 256;
 const LEAST_STEPS: usize = 2;
-/// Tiles of a grid up to which chunks are no larger than a block; a line of the table is then at most 2 bytes a point.
+/// Tiles of a grid up to which a chunk is at most that large; a line of the table is then 2 bytes a point, of smaller
+/// chunks up to 4.
 const TILES_OF_CHUNK: usize = 4096;
 /// Points of a chunk for more tiles, again 2 bytes a point; counters of 16 bits hold them, and a block's registers.
 const LARGE_CHUNK: usize = MOST_ROUNDS * CHUNK;
